@@ -1,0 +1,63 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+/// Settings of every Swift target: Swift 6 language mode, explicit existentials, and no warning survives.
+let settings: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .enableUpcomingFeature("ExistentialAny"),
+    .treatAllWarnings(as: .error),
+]
+
+func module(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target {
+    .target(name: name, dependencies: dependencies, swiftSettings: settings)
+}
+
+func tests(_ name: String, _ dependencies: [Target.Dependency], fixtures: Bool = false) -> Target {
+    .testTarget(
+        name: name, dependencies: dependencies + ["ArchiveTesting"],
+        resources: fixtures ? [.copy("Fixtures")] : [], swiftSettings: settings)
+}
+
+let package = Package(
+    name: "tidemark",
+    products: [.executable(name: "tidemark", targets: ["tidemark"])],
+    targets: [
+        // C libraries of the system, one module map each.
+        .systemLibrary(name: "CLibpq", pkgConfig: "libpq", providers: [.apt(["libpq-dev"])]),
+        .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
+        .systemLibrary(name: "CCrypto", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
+        .systemLibrary(name: "CYaml", pkgConfig: "yaml-0.1", providers: [.apt(["libyaml-dev"])]),
+        // CRC-32C over the processor's instruction, with a table where there is none.
+        .target(name: "CHash", cSettings: [.unsafeFlags(["-O2"])]),
+
+        // The flow: source → pack → store → catalog → plan → restore. Each line may import only what it names.
+        module("ArchiveCore", ["CHash"]),
+        module("DurableIO", ["ArchiveCore"]),
+        module("Runtime", ["ArchiveCore"]),
+        module("Source", ["ArchiveCore"]),
+        module("SourcePostgres", ["ArchiveCore", "Source", "DurableIO", "Runtime", "CLibpq"]),
+        module("SourceGitaly", ["ArchiveCore", "Source", "DurableIO", "Runtime", "CCrypto"]),
+        module("Pack", ["ArchiveCore", "CZstd", "CCrypto"]),
+        module("Store", ["ArchiveCore", "DurableIO", "Runtime"]),
+        module("Catalog", ["ArchiveCore", "Pack", "Store"]),
+        module("Planner", ["ArchiveCore"]),
+        module("Restore", ["ArchiveCore", "Source", "Planner", "Catalog", "Pack", "Store", "DurableIO", "Runtime"]),
+        module("Sidecar", ["ArchiveCore", "Source", "Catalog", "Pack", "Store", "DurableIO", "Runtime"]),
+        .executableTarget(
+            name: "tidemark",
+            dependencies: [
+                "ArchiveCore", "DurableIO", "Runtime", "Source", "SourcePostgres", "SourceGitaly", "Pack", "Store", "Catalog",
+                "Planner", "Restore", "Sidecar", "CYaml",
+            ], swiftSettings: settings),
+
+        // Test support and tests.
+        module("ArchiveTesting", ["ArchiveCore", "Source", "Store", "DurableIO", "Runtime"]),
+        tests("ArchiveCoreTests", ["ArchiveCore"]),
+        tests("RuntimeTests", ["Runtime", "DurableIO"]),
+        tests("StoreTests", ["Store", "DurableIO"]),
+        tests("PackTests", ["Pack", "Catalog", "Planner", "Store"]),
+        tests("SourceGitalyTests", ["SourceGitaly", "Source"], fixtures: true),
+        tests("SourcePostgresTests", ["SourcePostgres", "Source", "Runtime"]),
+        tests("CommandTests", ["tidemark"]),
+    ]
+)

@@ -1,0 +1,37 @@
+/// The name of an object in an archive: parts of `A–Z a–z 0–9 . _ - + @ =` joined by `/`; no part is empty, `.` or `..`.
+public struct ObjectKey: Hashable, Comparable, Sendable, CustomStringConvertible {
+    /// No object is larger: 1 GiB of WAL that does not compress, and a little.
+    public static let maximumSize = (1 << 30) + (1 << 24)
+    public let path: String
+
+    /// - Returns: `nil` when `path` breaks the rules above or is longer than 900 bytes.
+    public init?(_ path: String) {
+        guard !path.isEmpty, path.utf8.count <= 900 else { return nil }
+        for part in path.utf8.split(separator: UInt8(ascii: "/"), omittingEmptySubsequences: false) {
+            guard !part.isEmpty, part.count <= 200, !part.elementsEqual(".".utf8), !part.elementsEqual("..".utf8),
+                part.allSatisfy({ allowed($0) })
+            else { return nil }
+        }
+        self.path = path
+    }
+
+    /// A key built by our own code from parts already checked.
+    ///
+    /// - Precondition: `path` is a key.
+    public init(known path: String) {
+        guard let key = ObjectKey(path) else { preconditionFailure("not an object key: \(path)") }
+        self = key
+    }
+
+    public var description: String { path }
+    /// Byte order, which is also the order in which stores list.
+    public static func < (a: ObjectKey, b: ObjectKey) -> Bool { a.path.utf8.lexicographicallyPrecedes(b.path.utf8) }
+}
+
+private func allowed(_ c: UInt8) -> Bool {
+    switch c {
+    case 0x30...0x39, 0x41...0x5A, 0x61...0x7A: true
+    case UInt8(ascii: "."), UInt8(ascii: "_"), UInt8(ascii: "-"), UInt8(ascii: "+"), UInt8(ascii: "@"), UInt8(ascii: "="): true
+    default: false
+    }
+}

@@ -1,0 +1,250 @@
+import ArchiveCore
+
+/// What a source says it is, before anything is archived.
+public struct SourceIdentity: Sendable {
+    /// PostgreSQL's system identifier, or the uuid of Gitaly's storage. Letters, digits and `-`.
+    public var identity: String
+    /// See `IncarnationRecord.facts`.
+    public var facts: [String: String]
+
+    public init(identity: String, facts: [String: String]) {
+        self.identity = identity
+        self.facts = facts
+    }
+}
+
+/// How far the archive is when a source starts, found out from the archive alone.
+public struct ResumeState: Sendable {
+    /// One piece that is not closed yet, as the archive has it.
+    public struct Tail: Sendable, Hashable {
+        public var name: PieceName
+        /// SHA-256 of its content.
+        public var sha256: [UInt8]
+        public init(name: PieceName, sha256: [UInt8]) {
+            self.name = name
+            self.sha256 = sha256
+        }
+    }
+    public struct Position: Sendable, Hashable {
+        /// The first offset that is not archived.
+        public var end: UInt64
+        /// SHA-256 of the last archived record's frame, where every record has one; else empty.
+        public var sha256: [UInt8]
+        public init(end: UInt64, sha256: [UInt8] = []) {
+            self.end = end
+            self.sha256 = sha256
+        }
+    }
+    public var incarnation: IncarnationRecord
+    /// For each branch, the last closed piece.
+    public var lastPiece: [UInt32: PieceName]
+    /// Tails newer than that piece, in log order.
+    public var tails: [Tail]
+    /// By stream, on the newest branch that the archive has of it.
+    public var positions: [String: Position]
+    public var branches: [BranchRecord]
+
+    public init(
+        incarnation: IncarnationRecord, lastPiece: [UInt32: PieceName] = [:], tails: [Tail] = [],
+        positions: [String: Position] = [:], branches: [BranchRecord] = []
+    ) {
+        self.incarnation = incarnation
+        self.lastPiece = lastPiece
+        self.tails = tails
+        self.positions = positions
+        self.branches = branches
+    }
+}
+
+/// What a log source hands over, strictly in this order.
+public enum LogOutput: Sendable {
+    case piece(LogPiece)
+    /// Durable in the archive before anything that follows.
+    case gap(GapRecord)
+    case branch(BranchRecord)
+    /// Everything committed up to this time is in pieces already given out.
+    case watermark(Moment)
+    /// The archive's history and the source's differ: a new incarnation has to begin. Nothing follows.
+    case historyChanged(reason: String)
+}
+
+/// A log that can be read from where the archive ends. Used by one task at a time, except `acknowledge` and `stop`.
+public protocol LogSource: Sendable {
+    /// Connects, and says what is there. Called again after every failure.
+    func identify() async throws -> SourceIdentity
+    /// Begins to read after what `resume` has.
+    func start(from resume: ResumeState) async throws
+    /// Waits for the next output; `nil` after `stop`, when everything in hand was given out.
+    ///
+    /// - Throws: `.sourceUnreachable` and other retryable errors: begin again with `identify`.
+    func next() async throws -> LogOutput?
+    /// All pieces with a `sequence` up to this one are durable in the archive.
+    func acknowledge(through sequence: UInt64) async
+    /// Asks for a graceful end: what is in hand is given out, then `next` returns `nil`.
+    func stop() async
+    /// Lets go of connections and threads; the source may be used again with `identify`.
+    func close() async
+}
+
+/// Takes a base's paths and contents, in any order, each directory before what is in it. Calls block: use a lane.
+///
+/// `file` is followed by `write` until `size` bytes were given; fewer are filled with zeros by the next call.
+public protocol TreeSink: AnyObject {
+    func directory(_ entry: TreeEntry) throws
+    func symlink(_ entry: TreeEntry) throws
+    func file(_ entry: TreeEntry) throws
+    func write(_ bytes: UnsafeRawBufferPointer) throws
+    /// Takes back everything under a directory already given (a copy that has to be made again).
+    func discard(under path: [UInt8]) throws
+    func progress(bytes: UInt64, of total: UInt64?)
+}
+
+/// What a base turned out to be, once its last byte was given to the sink.
+public struct SnapshotOutcome: Sendable {
+    public var completed: Moment
+    /// See `TreeIndex.spans`.
+    public var spans: [LogSpan]
+    public var branch: UInt32
+    /// Name of the first piece of log that a restore reads, when the source can tell.
+    public var firstPiece: String?
+    public var warnings: [String]
+    public var facts: [String: String]
+
+    public init(
+        completed: Moment, spans: [LogSpan], branch: UInt32, firstPiece: String? = nil, warnings: [String], facts: [String: String]
+    ) {
+        self.completed = completed
+        self.spans = spans
+        self.branch = branch
+        self.firstPiece = firstPiece
+        self.warnings = warnings
+        self.facts = facts
+    }
+}
+
+/// Takes base backups.
+public protocol SnapshotSource: Sendable {
+    /// Says what is there, as `LogSource.identify` does.
+    func identify() async throws -> SourceIdentity
+    /// - Parameter archived: by stream, the first offset not yet archived when the base began.
+    /// - Throws: also `CancellationError`, soon after its task was cancelled.
+    func capture(into sink: any TreeSink & Sendable, archived: [String: UInt64]) async throws -> SnapshotOutcome
+}
+
+/// A piece of log as a restore meets it.
+public struct ArchivedPiece: Sendable {
+    public var name: PieceName
+    public var index: PieceIndex
+
+    public init(name: PieceName, index: PieceIndex) {
+        self.name = name
+        self.index = index
+    }
+}
+
+/// Reads archived log, checking length and digest of everything.
+public protocol LogReader: Sendable {
+    /// The pieces that the plan needs, in log order. For each branch, closed pieces before the tails that follow them.
+    var pieces: [ArchivedPiece] { get }
+    var branches: [BranchRecord] { get }
+    /// The frames of `piece`, decompressed; all of them when `frames` is `nil`.
+    func read(_ piece: ArchivedPiece, frames: [Int]?) async throws -> [[UInt8]]
+}
+
+public enum RecoveryMode: String, Sendable, CaseIterable { case none, promote }
+
+/// One source's share of a restore, when its base has been laid out in `directory`.
+public struct RestoreJob: Sendable {
+    public var incarnation: IncarnationRecord
+    public var base: BaseRecord
+    public var spans: [LogSpan]
+    public var cuts: [StreamCut]
+    public var log: any LogReader
+    /// Where the base lies now; renamed to `finalDirectory` when the job is done.
+    public var directory: String
+    public var finalDirectory: String
+    public var recover: RecoveryMode
+    /// Where the source's own programs are; `nil`: look for them.
+    public var bindir: String?
+    /// A shell command that fetches a piece of log, with PostgreSQL's `%f` and `%p` in it, for `RecoveryMode.none`.
+    public var fetchCommand: String
+    /// `OLD=NEW` directories outside of the restored one.
+    public var mappings: [String: String]
+    public var progress: @Sendable (String, _ done: UInt64, _ total: UInt64?) -> Void
+
+    public init(
+        incarnation: IncarnationRecord, base: BaseRecord, spans: [LogSpan], cuts: [StreamCut], log: any LogReader,
+        directory: String, finalDirectory: String, recover: RecoveryMode, bindir: String?, fetchCommand: String,
+        mappings: [String: String], progress: @escaping @Sendable (String, UInt64, UInt64?) -> Void
+    ) {
+        self.incarnation = incarnation
+        self.base = base
+        self.spans = spans
+        self.cuts = cuts
+        self.log = log
+        self.directory = directory
+        self.finalDirectory = finalDirectory
+        self.recover = recover
+        self.bindir = bindir
+        self.fetchCommand = fetchCommand
+        self.mappings = mappings
+        self.progress = progress
+    }
+}
+
+public struct RestoreOutcome: Sendable {
+    /// What was done, for people: name and value.
+    public var facts: [(String, String)]
+    /// What was lost or left out.
+    public var warnings: [String]
+    public init(facts: [(String, String)], warnings: [String] = []) {
+        self.facts = facts
+        self.warnings = warnings
+    }
+}
+
+/// Turns a base and its log into what the source was at the cut.
+public protocol RestoreTarget: Sendable {
+    /// Looks for what `replay` will need, before anything is fetched.
+    func prepare(base: BaseRecord, recover: RecoveryMode, bindir: String?) async throws
+    /// Paths of the base that the restore leaves out or puts elsewhere are the target's business: it works on `job.directory`.
+    func replay(_ job: RestoreJob) async throws -> RestoreOutcome
+}
+
+/// A finding of `tidemark check`.
+public struct Finding: Sendable, Codable {
+    public enum Level: String, Sendable, Codable { case ok, warning, failure }
+    public var level: Level
+    public var subject: String
+    public var message: String
+    public var remedy: String?
+    public init(_ level: Level, _ subject: String, _ message: String, remedy: String? = nil) {
+        self.level = level
+        self.subject = subject
+        self.message = message
+        self.remedy = remedy
+    }
+}
+
+/// What the log of a stream looks like to people, and how it is cut: the few things in which kinds of source differ.
+public protocol Component: Sendable {
+    /// `postgres`, `gitaly`.
+    static var kind: String { get }
+    func makeLogSource() throws -> any LogSource
+    func makeSnapshotSource() throws -> any SnapshotSource
+    func check() async -> [Finding]
+    /// Files to be locked so that only one agent reads the source on this machine.
+    var lockPaths: [String] { get }
+}
+
+/// The side of a kind of source that needs no configuration: enough to restore on a machine that never saw the source.
+public protocol ComponentKind: Sendable {
+    var kind: String { get }
+    var restoreTarget: any RestoreTarget { get }
+    /// An offset in the notation of the source's own tools.
+    func describe(offset: UInt64) -> String
+    /// Whether streams that no base mentions begin empty, so that their log can be replayed from its first record.
+    var streamsMayBeginEmpty: Bool { get }
+    /// The offset of such a stream's first record.
+    var firstOffset: UInt64 { get }
+}
