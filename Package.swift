@@ -27,19 +27,20 @@ let package = Package(
         .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
         .systemLibrary(name: "CCrypto", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
         .systemLibrary(name: "CYaml", pkgConfig: "yaml-0.1", providers: [.apt(["libyaml-dev"])]),
+        .systemLibrary(name: "CSystem"),
         // CRC-32C over the processor's instruction, with a table where there is none.
         .target(name: "CHash", cSettings: [.unsafeFlags(["-O2"])]),
 
         // The flow: source → pack → store → catalog → plan → restore. Each line may import only what it names.
         module("ArchiveCore", ["CHash"]),
-        module("DurableIO", ["ArchiveCore"]),
+        module("DurableIO", ["ArchiveCore", "CSystem"]),
         module("Runtime", ["ArchiveCore"]),
         module("Source", ["ArchiveCore"]),
         module("SourcePostgres", ["ArchiveCore", "Source", "DurableIO", "Runtime", "CLibpq"]),
         module("SourceGitaly", ["ArchiveCore", "Source", "DurableIO", "Runtime", "CCrypto"]),
         module("Pack", ["ArchiveCore", "CZstd", "CCrypto"]),
         module("Store", ["ArchiveCore", "DurableIO", "Runtime"]),
-        module("Catalog", ["ArchiveCore", "Pack", "Store"]),
+        module("Catalog", ["ArchiveCore", "Source", "Pack", "Store"]),
         module("Planner", ["ArchiveCore"]),
         module("Restore", ["ArchiveCore", "Source", "Planner", "Catalog", "Pack", "Store", "DurableIO", "Runtime"]),
         module("Sidecar", ["ArchiveCore", "Source", "Catalog", "Pack", "Store", "DurableIO", "Runtime"]),

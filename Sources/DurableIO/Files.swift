@@ -1,4 +1,5 @@
 import ArchiveCore
+import CSystem
 import Glibc
 
 extension ArchiveError {
@@ -165,6 +166,12 @@ public enum Files {
 
     public static func syncDirectory(_ path: String) throws(ArchiveError) {
         try Descriptor(path, O_RDONLY | O_DIRECTORY).sync()
+    }
+
+    /// Makes everything written to the file system that holds `path` durable. Calls `syncfs`.
+    public static func syncFileSystem(of path: String) throws(ArchiveError) {
+        let folder = try Descriptor(path, O_RDONLY | O_DIRECTORY)
+        guard tidemark_syncfs(folder.raw) == 0 else { throw .system("flush the file system of", path) }
     }
 
     public static func rename(_ from: String, to: String) throws(ArchiveError) {

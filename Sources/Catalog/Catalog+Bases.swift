@@ -1,0 +1,79 @@
+import ArchiveCore
+import Pack
+import Store
+
+extension Catalog {
+    private func prefix(_ i: IncarnationRecord) -> String { "bases/\(i.source)/\(i.id)/" }
+
+    public func baseKey(_ name: String, base: String, of i: IncarnationRecord) -> ObjectKey {
+        ObjectKey(known: "\(prefix(i))\(base)/\(name)")
+    }
+
+    /// Complete bases, oldest first: those whose `base.json` is there.
+    public func bases(of i: IncarnationRecord) async throws -> [BaseRecord] {
+        var records: [BaseRecord] = []
+        for object in try await store.listAll(prefix: prefix(i)) where object.key.path.hasSuffix("/base.json") {
+            records.append(try Self.decode(try await store.get(object.key), key: object.key))
+        }
+        return records.sorted { $0.started < $1.started }
+    }
+
+    /// Stores the index and then the record of a base whose parts are stored.
+    public func record(_ base: BaseRecord, index: TreeIndex, of i: IncarnationRecord) async throws -> BaseRecord {
+        var object: [UInt8] = []
+        try Zstd.compress(index.encoded(), level: 3, into: &object)
+        var base = base
+        base.indexSHA256 = hexText(SHA256.of(object))
+        try await store.put(object, at: baseKey("index.zst", base: base.id, of: i))
+        try await store.put(try Self.encode(base), at: baseKey("base.json", base: base.id, of: i))
+        return base
+    }
+
+    public func treeIndex(of base: BaseRecord, in i: IncarnationRecord) async throws -> TreeIndex {
+        let key = baseKey("index.zst", base: base.id, of: i)
+        let object = try await store.get(key)
+        guard hexText(SHA256.of(object)) == base.indexSHA256 else { throw damaged(key, "its SHA-256 is not the recorded one") }
+        do { return try TreeIndex(decoding: try Zstd.decompress(object[...], limit: 1 << 33)) } catch let error as WireError {
+            throw damaged(key, error.description)
+        }
+    }
+
+    /// The content of a part, proven by length and digest.
+    public func read(_ part: BaseRecord.Part, of base: BaseRecord, in i: IncarnationRecord) async throws -> [UInt8] {
+        let key = baseKey(part.name, base: base.id, of: i)
+        let object = try await store.get(key)
+        guard UInt64(object.count) == part.storedLength else {
+            throw damaged(key, "it has \(object.count) bytes instead of \(part.storedLength)")
+        }
+        guard hexText(SHA256.of(object)) == part.sha256 else { throw damaged(key, "its SHA-256 is not the recorded one") }
+        let content = try Zstd.decompress(object[...], limit: part.length)
+        guard UInt64(content.count) == part.length else { throw damaged(key, "it holds \(content.count) bytes instead of \(part.length)") }
+        return content
+    }
+
+    /// Removes what an unfinished backup left: a base's objects without `base.json`.
+    public func removeUnfinishedBase(_ id: String, of i: IncarnationRecord) async throws {
+        let objects = try await store.listAll(prefix: "\(prefix(i))\(id)/")
+        guard !objects.contains(where: { $0.key.path.hasSuffix("/base.json") }) else { return }
+        for object in objects { try await store.remove(object.key) }
+    }
+
+    /// Ids of bases that were begun and not finished.
+    public func unfinishedBases(of i: IncarnationRecord) async throws -> [String] {
+        var begun: Set<String> = []
+        var finished: Set<String> = []
+        for object in try await store.listAll(prefix: prefix(i)) {
+            let parts = object.key.path.split(separator: "/").map(String.init)
+            guard parts.count == 5 else { continue }
+            begun.insert(parts[3])
+            if parts[4] == "base.json" { finished.insert(parts[3]) }
+        }
+        return begun.subtracting(finished).sorted()
+    }
+
+    private func damaged(_ key: ObjectKey, _ why: String) -> ArchiveError {
+        ArchiveError(
+            .objectDamaged, "The base's object '\(key)' is damaged: \(why).",
+            remedy: "Restore from another base (`tidemark list` names them) and take a new one.")
+    }
+}

@@ -1,0 +1,115 @@
+import ArchiveCore
+import Pack
+import Source
+import Store
+
+/// How far an incarnation's log is archived, written now and then so that an agent need not read the whole log to find out.
+public struct Checkpoint: Sendable, Hashable {
+    /// The last closed piece of each branch.
+    public var lastPiece: [UInt32: PieceName] = [:]
+    public var positions: [String: ResumeState.Position] = [:]
+    /// Pieces counted since the incarnation began.
+    public var count: UInt64 = 0
+
+    public init() {}
+
+    /// Takes in one more durable piece, in log order.
+    public mutating func add(_ name: PieceName, _ index: PieceIndex) {
+        count += 1
+        if name.part == nil { lastPiece[name.branch] = name }
+        for (i, span) in index.spans.enumerated() {
+            let last = index.events.last { $0.span == i && $0.frame != nil }
+            positions[span.stream] = .init(end: span.end, sha256: last?.frame.map { index.frames[$0].sha256 } ?? [])
+        }
+    }
+
+    func encoded() -> [UInt8] {
+        var w = WireWriter()
+        w.number(1, 1)
+        w.number(2, count)
+        for name in lastPiece.values.sorted(by: { $0.branch < $1.branch }) { w.element(3, "\(name).\(name.suffix)".utf8) }
+        for (stream, position) in positions.sorted(by: { $0.key < $1.key }) {
+            w.message(4) { w in
+                w.text(1, stream)
+                w.number(2, position.end)
+                w.data(3, position.sha256)
+            }
+        }
+        return w.bytes
+    }
+
+    init(decoding bytes: [UInt8]) throws(WireError) {
+        var version: UInt64 = 0
+        var r = WireReader(bytes)
+        while let (field, value) = try r.next() {
+            switch field {
+            case 1: version = try value.number("version")
+            case 2: count = try value.number("count")
+            case 3:
+                let path = try value.text("piece")
+                guard let name = PieceName(path: path) else { throw WireError(offset: 0, reason: "'\(path)' is no piece") }
+                lastPiece[name.branch] = name
+            case 4:
+                var inner = WireReader(try value.bytes("position"))
+                var stream = ""
+                var position = ResumeState.Position(end: 0)
+                while let (field, value) = try inner.next() {
+                    switch field {
+                    case 1: stream = try value.text("stream")
+                    case 2: position.end = try value.number("end")
+                    case 3: position.sha256 = Array(try value.bytes("digest"))
+                    default: continue
+                    }
+                }
+                positions[stream] = position
+            default: continue
+            }
+        }
+        guard version == 1 else { throw WireError(offset: 0, reason: "version \(version) is not known") }
+    }
+}
+
+extension Catalog {
+    private func prefix(_ i: IncarnationRecord) -> String { "positions/\(i.source)/\(i.id)/" }
+
+    /// Stores a checkpoint in place of all older ones but the last.
+    public func record(_ checkpoint: Checkpoint, of i: IncarnationRecord) async throws {
+        let older = try await store.listAll(prefix: prefix(i)).map(\.key)
+        var object: [UInt8] = []
+        try Zstd.compress(checkpoint.encoded(), level: 3, into: &object)
+        try await store.put(object, at: ObjectKey(known: prefix(i) + hex(checkpoint.count, 16) + ".zst"))
+        for key in older.dropLast() { try await store.remove(key) }
+    }
+
+    /// Finds out from the archive alone how far an incarnation's log has come.
+    ///
+    /// Objects that were stored without their index, which nobody ever acknowledged, are removed when `cleaning`.
+    public func resume(_ i: IncarnationRecord, cleaning: Bool) async throws -> (state: ResumeState, checkpoint: Checkpoint) {
+        var checkpoint = Checkpoint()
+        if let key = try await store.listAll(prefix: prefix(i)).last?.key {
+            do {
+                checkpoint = try Checkpoint(decoding: try Zstd.decompress(try await store.get(key)[...], limit: 1 << 32))
+            } catch let error as WireError {
+                throw ArchiveError(.archiveDamaged, "The checkpoint '\(key)' is damaged: \(error).", remedy: "Remove that one object.")
+            }
+        }
+        let newest = checkpoint.lastPiece.max { $0.key < $1.key }?.value
+        let found = try await listing(of: i, from: newest)
+        if cleaning { for orphan in found.orphans { try await remove(orphan, of: i) } }
+        var tails: [ResumeState.Tail] = []
+        for name in found.indexed where name != newest {
+            let index = try await index(of: name, of: i)
+            checkpoint.add(name, index)
+            if name.part != nil { tails.append(.init(name: name, sha256: index.frames.first?.sha256 ?? [])) }
+        }
+        let branch = checkpoint.lastPiece.keys.max() ?? 0
+        let last = checkpoint.lastPiece[branch]
+        tails.removeAll { tail in
+            tail.name.branch < branch || (tail.name.branch == branch && last.map { tail.name.name <= $0.name } ?? false)
+        }
+        let state = ResumeState(
+            incarnation: i, lastPiece: checkpoint.lastPiece, tails: tails, positions: checkpoint.positions,
+            branches: try await branches(of: i))
+        return (state, checkpoint)
+    }
+}

@@ -1,0 +1,253 @@
+import ArchiveCore
+import Foundation
+import Pack
+import Store
+
+/// What is in an archive: the one place that knows the names of its objects. `docs/format.md` describes them.
+public struct Catalog: Sendable {
+    public let store: any ObjectStore
+    public let identity: ArchiveIdentity
+
+    private init(store: any ObjectStore, identity: ArchiveIdentity) {
+        self.store = store
+        self.identity = identity
+    }
+
+    private static let identityKey = ObjectKey(known: "tidemark.json")
+
+    /// Makes a new archive.
+    ///
+    /// - Throws: `.archiveExists` when there is one already, or anything else.
+    public static func create(in store: any ObjectStore, at time: Moment, version: String) async throws -> Catalog {
+        if let first = try await store.list(prefix: "", after: nil, limit: 1).first {
+            if let existing = try? await Catalog.open(store) {
+                throw ArchiveError(
+                    .archiveExists, "\(store.description) is an archive already, created \(existing.identity.created).",
+                    remedy: "Use it as it is, or name another place.")
+            }
+            throw ArchiveError(
+                .archiveExists, "\(store.description) is not empty: it holds '\(first.key)', among others.",
+                remedy: "Name an empty place for the archive.")
+        }
+        let identity = ArchiveIdentity(id: UUID().uuidString.lowercased(), created: time, createdBy: "tidemark \(version)")
+        try await store.put(try encode(identity), at: identityKey)
+        return Catalog(store: store, identity: identity)
+    }
+
+    /// - Throws: `.archiveMissing`, `.archiveNewer`, `.archiveDamaged`.
+    public static func open(_ store: any ObjectStore) async throws -> Catalog {
+        let bytes: [UInt8]
+        do { bytes = try await store.get(identityKey) } catch let error as ArchiveError where error.code == .objectMissing {
+            throw ArchiveError(
+                .archiveMissing, "There is no archive at \(store.description).",
+                remedy: "Create it with `tidemark init --archive \(store.description)`, or correct the URL.")
+        }
+        struct Version: Decodable { var format: Int }
+        let version: Version = try decode(bytes, key: identityKey)
+        guard version.format <= ArchiveIdentity.currentFormat else {
+            throw ArchiveError(
+                .archiveNewer,
+                "The archive at \(store.description) has format version \(version.format); this tidemark reads up to version \(ArchiveIdentity.currentFormat).",
+                remedy: "Use the tidemark that wrote it, or a newer one.")
+        }
+        guard version.format >= 1 else {
+            throw ArchiveError(.archiveDamaged, "'tidemark.json' at \(store.description) says format version \(version.format), which never was.")
+        }
+        return Catalog(store: store, identity: try decode(bytes, key: identityKey))
+    }
+
+    // MARK: Incarnations
+
+    public func sources() async throws -> [String] {
+        var names: [String] = []
+        for object in try await store.listAll(prefix: "sources/") {
+            let parts = object.key.path.split(separator: "/")
+            if parts.count == 3, names.last != String(parts[1]) { names.append(String(parts[1])) }
+        }
+        return names
+    }
+
+    /// The incarnations of a source, oldest first.
+    public func incarnations(of source: String) async throws -> [IncarnationRecord] {
+        var records: [IncarnationRecord] = []
+        for object in try await store.listAll(prefix: "sources/\(source)/") {
+            records.append(try Self.decode(try await store.get(object.key), key: object.key))
+        }
+        return records.sorted { $0.number < $1.number }
+    }
+
+    public func record(_ incarnation: IncarnationRecord) async throws {
+        try await store.put(
+            try Self.encode(incarnation), at: ObjectKey(known: "sources/\(incarnation.source)/\(incarnation.id).json"))
+    }
+
+    // MARK: Log
+
+    private func logPrefix(_ i: IncarnationRecord) -> String { "log/\(i.source)/\(i.id)/" }
+
+    public func dataKey(_ name: PieceName, of i: IncarnationRecord) -> ObjectKey {
+        ObjectKey(known: "\(logPrefix(i))\(name).\(name.suffix)")
+    }
+
+    private func indexKey(_ name: PieceName, of i: IncarnationRecord) -> ObjectKey {
+        ObjectKey(known: "\(logPrefix(i))\(name).\(name.suffix).idx")
+    }
+
+    /// Stores a piece, then its index; a piece counts as archived when its index is there.
+    ///
+    /// - Throws: `.twoHistories` when other content lies under the same name.
+    public func store(_ piece: PackedPiece, of i: IncarnationRecord) async throws {
+        do {
+            try await store.put(piece.object, at: dataKey(piece.name, of: i))
+            try await store.put(piece.index.encoded(), at: indexKey(piece.name, of: i))
+        } catch let error as ArchiveError where error.code == .objectExists {
+            // Another release of the compressor may have written the same content in other bytes.
+            if let stored = try await archivedIndex(piece.name, of: i), stored.frames.map(\.sha256) == piece.index.frames.map(\.sha256) {
+                return
+            }
+            throw ArchiveError(
+                .twoHistories, "'\(piece.name)' of '\(i.source)' is in the archive with other content: two histories have the same name.",
+                remedy: "Both were kept. If the source was restored or rewound outside of tidemark, archive it under a new name; see docs/incidents.md.",
+                cause: error)
+        }
+    }
+
+    private func archivedIndex(_ name: PieceName, of i: IncarnationRecord) async throws -> PieceIndex? {
+        do { return try await index(of: name, of: i) } catch let error as ArchiveError where error.code == .objectMissing { return nil }
+    }
+
+    public func remove(_ name: PieceName, of i: IncarnationRecord) async throws {
+        // The index first: without it the piece no longer counts.
+        try await store.remove(indexKey(name, of: i))
+        try await store.remove(dataKey(name, of: i))
+    }
+
+    /// Archived pieces in log order, from `first` on.
+    public func pieces(of i: IncarnationRecord, from first: PieceName? = nil) async throws -> [PieceName] {
+        try await listing(of: i, from: first).indexed
+    }
+
+    /// What lies in the log's folders: pieces with an index, and those without, which were never acknowledged.
+    func listing(of i: IncarnationRecord, from first: PieceName?) async throws -> (indexed: [PieceName], orphans: [PieceName]) {
+        let prefix = logPrefix(i)
+        // Everything of `first` sorts after its bare name.
+        let objects = try await store.listAll(prefix: prefix, after: first.map { prefix + $0.description })
+        var data: [PieceName] = []
+        var indexed: Set<PieceName> = []
+        for object in objects {
+            var path = String(object.key.path.dropFirst(prefix.utf8.count))
+            let isIndex = path.hasSuffix(".idx")
+            if isIndex { path.removeLast(4) }
+            guard let name = PieceName(path: path) else { continue }
+            if isIndex { indexed.insert(name) } else { data.append(name) }
+        }
+        return (data.filter { indexed.contains($0) }, data.filter { !indexed.contains($0) })
+    }
+
+    public func index(of name: PieceName, of i: IncarnationRecord) async throws -> PieceIndex {
+        let key = indexKey(name, of: i)
+        let bytes = try await store.get(key)
+        do { return try PieceIndex(decoding: bytes) } catch {
+            throw ArchiveError(.objectDamaged, "The index '\(key)' is damaged: \(error).", remedy: "Take a new base with `tidemark backup`.")
+        }
+    }
+
+    /// The content of a piece, or of some of its frames, proven by length and digest.
+    public func read(_ name: PieceName, index: PieceIndex, frames: [Int]? = nil, of i: IncarnationRecord) async throws -> [[UInt8]] {
+        let key = dataKey(name, of: i)
+        guard let frames else {
+            let bytes = try await store.get(key)
+            guard UInt64(bytes.count) == index.storedLength else {
+                throw ArchiveError(
+                    .objectDamaged, "The object '\(key)' has \(bytes.count) bytes; \(index.storedLength) were archived.",
+                    remedy: "Restore to a time before it, or from a newer base; `tidemark window` lists what can be reached.")
+            }
+            return try PiecePacker.unpack(bytes, frames: index.frames, of: key.path)
+        }
+        var contents: [[UInt8]] = []
+        for run in runs(frames.map { index.frames[$0] }) {
+            let range = run[0].offset..<run[run.count - 1].offset + run[run.count - 1].length
+            let bytes = try await store.get(key, range: range)
+            contents += try PiecePacker.unpack(bytes, from: range.lowerBound, frames: run, of: key.path)
+        }
+        return contents
+    }
+
+    /// Neighbours in the object are read in one request.
+    private func runs(_ frames: [LogFrame]) -> [[LogFrame]] {
+        var runs: [[LogFrame]] = []
+        for frame in frames {
+            if let last = runs.last?.last, last.offset + last.length == frame.offset { runs[runs.count - 1].append(frame) } else {
+                runs.append([frame])
+            }
+        }
+        return runs
+    }
+
+    // MARK: Branches, gaps, watermarks
+
+    public func record(_ branch: BranchRecord, of i: IncarnationRecord) async throws {
+        let folder = "branches/\(i.source)/\(i.id)/"
+        if !branch.fileName.isEmpty { try await store.put(branch.file, at: ObjectKey(known: folder + branch.fileName)) }
+        try await store.put(try Self.encode(branch), at: ObjectKey(known: "\(folder)\(hex(UInt64(branch.branch), 8)).json"))
+    }
+
+    public func branches(of i: IncarnationRecord) async throws -> [BranchRecord] {
+        try await records(below: "branches/\(i.source)/\(i.id)/")
+    }
+
+    public func record(_ gap: GapRecord, of i: IncarnationRecord) async throws {
+        let name = "\(gap.stream)-\(hex(UInt64(gap.branch), 8))-\(hex(gap.start, 16))-\(hex(gap.end, 16)).json"
+        do { try await store.put(try Self.encode(gap), at: ObjectKey(known: "gaps/\(i.source)/\(i.id)/\(name)")) } catch let
+            error as ArchiveError where error.code == .objectExists
+        {
+            // The same hole, noticed before.
+        }
+    }
+
+    public func gaps(of i: IncarnationRecord) async throws -> [GapRecord] {
+        try await records(below: "gaps/\(i.source)/\(i.id)/")
+    }
+
+    private func records<T: Decodable>(below prefix: String) async throws -> [T] {
+        var records: [T] = []
+        for object in try await store.listAll(prefix: prefix) where object.key.path.hasSuffix(".json") {
+            records.append(try Self.decode(try await store.get(object.key), key: object.key))
+        }
+        return records
+    }
+
+    private func watermarkPrefix(_ i: IncarnationRecord) -> String { "watermarks/\(i.source)/\(i.id)/" }
+
+    /// Records that everything committed up to `time` is archived, in place of older such records.
+    public func advanceWatermark(to time: Moment, replacing old: Moment?, of i: IncarnationRecord) async throws {
+        guard time.rawValue > 0, old.map({ $0 < time }) ?? true else { return }
+        func key(_ t: Moment) -> ObjectKey {
+            let digits = String(t.rawValue)
+            return ObjectKey(known: watermarkPrefix(i) + String(repeating: "0", count: 20 - digits.count) + digits)
+        }
+        try await store.put(Array("\(time)\n".utf8), at: key(time))
+        if let old { try await store.remove(key(old)) }
+    }
+
+    public func watermark(of i: IncarnationRecord) async throws -> Moment? {
+        let keys = try await store.listAll(prefix: watermarkPrefix(i))
+        return keys.last.flatMap { Int64($0.key.path.split(separator: "/").last ?? "") }.map(Moment.init(rawValue:))
+    }
+
+    // MARK: JSON
+
+    static func encode(_ record: some Encodable) throws -> [UInt8] {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
+        return Array(try encoder.encode(record)) + [0x0A]
+    }
+
+    static func decode<T: Decodable>(_ bytes: [UInt8], key: ObjectKey) throws -> T {
+        do { return try JSONDecoder().decode(T.self, from: Data(bytes)) } catch {
+            throw ArchiveError(
+                .archiveDamaged, "The record '\(key)' could not be read.", remedy: "Restore the object from a copy of the archive.",
+                cause: error)
+        }
+    }
+}

@@ -1,0 +1,125 @@
+import ArchiveCore
+import Catalog
+import DurableIO
+import Glibc
+import Planner
+import Runtime
+import Source
+
+/// One source's part of a restore: where to, and how far.
+public struct RestoreOrder: Sendable {
+    public var plan: SourcePlan
+    public var directory: String
+    public var recover: RecoveryMode
+    public var bindir: String?
+    public var fetchCommand: String
+    public var mappings: [String: String]
+
+    public init(
+        plan: SourcePlan, directory: String, recover: RecoveryMode, bindir: String?, fetchCommand: String, mappings: [String: String]
+    ) {
+        self.plan = plan
+        self.directory = directory
+        self.recover = recover
+        self.bindir = bindir
+        self.fetchCommand = fetchCommand
+        self.mappings = mappings
+    }
+}
+
+public struct RestoreReport: Sendable {
+    /// Each step's name and how many seconds it took.
+    public var steps: [(name: String, seconds: Double)]
+    public var outcome: RestoreOutcome
+}
+
+/// Carries a plan out: lays the base out beside the target, replays the log over it, makes all of it durable, and only then
+/// gives it its name. Whatever goes wrong before, the target stays as it was.
+public struct RestoreRun: Sendable {
+    let catalog: Catalog
+    let progress: @Sendable (String, UInt64, UInt64?) -> Void
+
+    public init(catalog: Catalog, progress: @escaping @Sendable (String, UInt64, UInt64?) -> Void) {
+        self.catalog = catalog
+        self.progress = progress
+    }
+
+    /// - Throws: `.targetNotEmpty` unless `directory` is missing or empty, and its parent is there.
+    public static func checkTarget(_ directory: String) throws {
+        guard directory.hasPrefix("/"), directory != "/" else {
+            throw ArchiveError(.usage, "'\(directory)' is not an absolute directory to restore into.")
+        }
+        guard let status = try Files.status(directory) else { return }
+        guard status.st_mode & S_IFMT == S_IFDIR else {
+            throw ArchiveError(.targetNotEmpty, "'\(directory)' is there and is not a directory.", remedy: "Name an empty or a new directory.")
+        }
+        guard try Files.rawNames(in: directory).isEmpty else {
+            throw ArchiveError(
+                .targetNotEmpty, "'\(directory)' is not empty.", remedy: "Name an empty or a new directory; nothing there was touched.")
+        }
+    }
+
+    public func run(_ order: RestoreOrder, with target: any RestoreTarget) async throws -> RestoreReport {
+        let plan = order.plan
+        var directory = order.directory
+        while directory.count > 1, directory.hasSuffix("/") { directory.removeLast() }
+        let final = directory
+        try Self.checkTarget(final)
+        try await target.prepare(base: plan.base, recover: order.recover, bindir: order.bindir)
+        let staging = "\(final).tidemark-\(hex(UInt64.random(in: 0...0xFFFF_FFFF), 8))"
+        var steps: [(String, Double)] = []
+        func step<T: Sendable>(_ name: String, _ body: () async throws -> T) async throws -> T {
+            let begun = ContinuousClock.now
+            let result = try await body()
+            let taken = (ContinuousClock.now - begun).components
+            steps.append((name, Double(taken.seconds) + Double(taken.attoseconds) / 1e18))
+            return result
+        }
+        do {
+            try await blocking {
+                try Files.makeDirectory(Files.parent(of: final), mode: 0o755)
+                try Files.makeDirectory(staging)
+            }
+            let index = try await step("read the base's index") { try await catalog.treeIndex(of: plan.base, in: plan.incarnation) }
+            try await step("lay out the base") {
+                try await TreeExtractor(
+                    catalog: catalog, incarnation: plan.incarnation, base: plan.base, index: index, directory: staging, progress: progress
+                ).run()
+            }
+            let log = ArchivedLog(
+                catalog: catalog, incarnation: plan.incarnation,
+                pieces: plan.pieces.map { ArchivedPiece(name: $0.name, index: $0.index) }, branches: plan.branches)
+            let outcome = try await step("replay the log") {
+                try await target.replay(
+                    RestoreJob(
+                        incarnation: plan.incarnation, base: plan.base, spans: plan.spans, cuts: plan.cuts, log: log,
+                        directory: staging, finalDirectory: final, recover: order.recover, bindir: order.bindir,
+                        fetchCommand: order.fetchCommand, mappings: order.mappings, progress: progress))
+            }
+            try await step("make it durable") {
+                try await blocking {
+                    try Files.syncFileSystem(of: staging)
+                    try Self.checkTarget(final)
+                    try Files.rename(staging, to: final)
+                }
+            }
+            return RestoreReport(steps: steps.map { (name: $0.0, seconds: $0.1) }, outcome: outcome)
+        } catch {
+            // Nothing of a failed restore stays behind; the archive has everything.
+            try await blocking { try Files.removeTree(staging) }
+            throw error
+        }
+    }
+}
+
+/// Reads the pieces of a plan.
+struct ArchivedLog: LogReader {
+    let catalog: Catalog
+    let incarnation: IncarnationRecord
+    let pieces: [ArchivedPiece]
+    let branches: [BranchRecord]
+
+    func read(_ piece: ArchivedPiece, frames: [Int]?) async throws -> [[UInt8]] {
+        try await catalog.read(piece.name, index: piece.index, frames: frames, of: incarnation)
+    }
+}
