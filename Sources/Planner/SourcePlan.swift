@@ -70,4 +70,11 @@ public struct PlanRefusal: Error, Sendable {
     /// The nearest times that can be reached, as far as this base tells.
     public var earliest: Moment?
     public var latest: Moment?
+
+    public init(kind: Kind, reason: String, earliest: Moment?, latest: Moment?) {
+        self.kind = kind
+        self.reason = reason
+        self.earliest = earliest
+        self.latest = latest
+    }
 }

@@ -21,7 +21,7 @@ struct TreeExtractor: Sendable {
     func run() async throws {
         let files = index.entries.filter { $0.kind == .file && $0.size > 0 }.sorted { $0.offset < $1.offset }
         try await blocking { try self.layOut(spanning: files) }
-        let done = Mutex<UInt64>(0)
+        let done = Counter()
         let parts = base.parts.sorted { $0.offset < $1.offset }
         try await withThrowingTaskGroup(of: Void.self) { group in
             for (number, part) in parts.enumerated() {
@@ -30,11 +30,7 @@ struct TreeExtractor: Sendable {
                     try Task.checkCancellation()
                     let content = try await catalog.read(part, of: base, in: incarnation)
                     try await blocking { try self.write(content, of: part, files: files) }
-                    let sum = done.withLock { sum in
-                        sum += part.length
-                        return sum
-                    }
-                    progress("base", sum, base.bytes)
+                    progress("base", done.add(part.length), base.bytes)
                 }
             }
             try await group.waitForAll()
@@ -145,5 +141,17 @@ struct TreeExtractor: Sendable {
 
     private func failure(_ doing: String, _ entry: TreeEntry) -> ArchiveError {
         .system(doing, "\(directory)/\(entry.displayPath)")
+    }
+}
+
+/// A sum kept by several tasks.
+private final class Counter: Sendable {
+    private let sum = Mutex<UInt64>(0)
+
+    func add(_ value: UInt64) -> UInt64 {
+        sum.withLock { sum in
+            sum += value
+            return sum
+        }
     }
 }

@@ -6,10 +6,13 @@ public struct SourceIdentity: Sendable {
     public var identity: String
     /// See `IncarnationRecord.facts`.
     public var facts: [String: String]
+    /// Whether another identity under the same name is a new history of the same source, or a mistake to be refused.
+    public var mayChange: Bool
 
-    public init(identity: String, facts: [String: String]) {
+    public init(identity: String, facts: [String: String], mayChange: Bool = false) {
         self.identity = identity
         self.facts = facts
+        self.mayChange = mayChange
     }
 }
 

@@ -1,0 +1,181 @@
+import ArchiveCore
+import Catalog
+import Pack
+import Runtime
+import Source
+
+/// Moves one source's log into the archive until it is stopped or something fails: pull, pack, store, acknowledge.
+///
+/// Holds at most `workers` pieces besides what the source holds. Nothing is acknowledged before it and everything before it is
+/// durable.
+public actor Shipping {
+    public static let workers = 2
+    /// Pieces between two checkpoints: what an agent with an empty state directory has to read at most.
+    static let checkpointInterval: UInt64 = 256
+
+    public nonisolated let source: String
+    private let kind: String
+    private let log: any LogSource
+    private let catalog: Catalog
+    private let output: Log
+
+    private var incarnation: IncarnationRecord?
+    private var ledger = DurabilityLedger()
+    private var checkpoint = Checkpoint()
+    private var given: UInt64 = 0
+    private var pendingWatermark: (after: UInt64, time: Moment)?
+    private var watermark: Moment?
+    private var stopping = false
+
+    public init(source: String, kind: String, log: any LogSource, catalog: Catalog, output: Log) {
+        self.source = source
+        self.kind = kind
+        self.log = log
+        self.catalog = catalog
+        self.output = output
+    }
+
+    /// Asks for a graceful end: what is in hand is archived, then `run` returns.
+    public func stop() async {
+        stopping = true
+        await log.stop()
+    }
+
+    /// Ships until stopped.
+    ///
+    /// - Throws: what the source and the store throw; after that `run` may be called again.
+    public func run() async throws {
+        do {
+            try await ship()
+            await log.close()
+        } catch {
+            await log.close()
+            throw error
+        }
+    }
+
+    private func ship() async throws {
+        var reason: String?
+        while true {
+            let identity = try await log.identify()
+            let incarnation = try await adopt(identity, because: reason)
+            let (state, checkpoint) = try await catalog.resume(incarnation, cleaning: true)
+            self.incarnation = incarnation
+            self.checkpoint = checkpoint
+            ledger = DurabilityLedger()
+            pendingWatermark = nil
+            given = 0
+            watermark = try await catalog.watermark(of: incarnation)
+            try await log.start(from: state)
+            output.info("archiving \(incarnation.kind) \(identity.identity) as \(incarnation.id)")
+            // `stop` may have come while the source was not listening yet.
+            if stopping { await log.stop() }
+            reason = try await pump()
+            if checkpoint.count != self.checkpoint.count { try await catalog.record(self.checkpoint, of: incarnation) }
+            guard let reason else { return }
+            output.warning("a new history begins: \(reason)")
+            await log.close()
+        }
+    }
+
+    /// - Returns: why a new incarnation has to begin; `nil` after `stop`.
+    private func pump() async throws -> String? {
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            var flying = 0
+            func land(_ limit: Int) async throws {
+                while flying > limit, try await group.next() != nil { flying -= 1 }
+            }
+            while let next = try await log.next() {
+                switch next {
+                case .piece(let piece):
+                    try await land(Self.workers - 1)
+                    ledger.begin(piece.sequence, piece.name)
+                    given = piece.sequence
+                    flying += 1
+                    group.addTask { try await self.archive(piece) }
+                case .watermark(let time):
+                    pendingWatermark = (given, time)
+                    if ledger.isEmpty { try await advanceWatermark() }
+                case .gap(let gap):
+                    try await land(0)
+                    try await catalog.record(gap, of: current())
+                    output.error(
+                        "the log of stream \(gap.stream) has a hole from \(gap.start) to \(gap.end): \(gap.cause). Take a base now: tidemark backup --source \(source)")
+                case .branch(let branch):
+                    try await land(0)
+                    try await catalog.record(branch, of: current())
+                    output.info("the source went on on branch \(branch.branch)")
+                case .historyChanged(let reason):
+                    try await land(0)
+                    return reason
+                }
+            }
+            try await land(0)
+            return nil
+        }
+    }
+
+    private func current() -> IncarnationRecord {
+        guard let incarnation else { preconditionFailure("shipping before an incarnation was chosen") }
+        return incarnation
+    }
+
+    private func archive(_ piece: LogPiece) async throws {
+        let incarnation = current()
+        let packed = try await blocking { try PiecePacker.pack(piece) }
+        try await catalog.store(packed, of: incarnation)
+        for name in piece.supersedes { try await catalog.remove(name, of: incarnation) }
+        let before = checkpoint.count / Self.checkpointInterval
+        let safe = ledger.finish(piece.sequence, packed.index)
+        for piece in safe { checkpoint.add(piece.name, piece.index) }
+        if let last = safe.last {
+            await log.acknowledge(through: last.sequence)
+            if let pending = pendingWatermark, pending.after <= last.sequence { try await advanceWatermark() }
+            if checkpoint.count / Self.checkpointInterval != before { try await catalog.record(checkpoint, of: incarnation) }
+        }
+    }
+
+    private func advanceWatermark() async throws {
+        guard let pending = pendingWatermark else { return }
+        pendingWatermark = nil
+        guard watermark.map({ $0 < pending.time }) ?? true else { return }
+        let old = watermark
+        watermark = pending.time
+        try await catalog.advanceWatermark(to: pending.time, replacing: old, of: current())
+    }
+
+    private func adopt(_ identity: SourceIdentity, because reason: String?) async throws -> IncarnationRecord {
+        try await catalog.adopt(identity, source: source, kind: kind, at: now(), because: reason)
+    }
+}
+
+extension Catalog {
+    /// The source's newest incarnation when it still is the same history, else a new one.
+    func adopt(
+        _ identity: SourceIdentity, source: String, kind: String, at time: Moment, because reason: String?
+    ) async throws -> IncarnationRecord {
+        let known = try await incarnations(of: source)
+        if let newest = known.last {
+            guard newest.kind == kind else {
+                throw ArchiveError(
+                    .twoHistories, "'\(source)' is a source of the kind '\(newest.kind)' in this archive, not '\(kind)'.",
+                    remedy: "Give the source another name in the configuration.")
+            }
+            if newest.identity == identity.identity, reason == nil { return newest }
+            guard identity.mayChange || newest.identity == identity.identity else {
+                throw ArchiveError(
+                    .twoHistories,
+                    "'\(source)' has the identity \(identity.identity), but the archive holds \(newest.identity) under that name.",
+                    remedy: "Connect to the right server, or give the new one another name in the configuration.")
+            }
+        }
+        let number = (known.last?.number ?? 0) + 1
+        let digits = String(number)
+        let record = IncarnationRecord(
+            source: source, id: "\(identity.identity)-\(String(repeating: "0", count: max(0, 4 - digits.count)))\(digits)", kind: kind,
+            identity: identity.identity, number: number, created: time, facts: identity.facts,
+            reason: reason ?? known.last.map { "the identity changed from \($0.identity)" })
+        try await self.record(record)
+        return record
+    }
+}
