@@ -82,13 +82,12 @@ public actor Shipping {
     private func pump() async throws -> String? {
         try await withThrowingTaskGroup(of: Void.self) { group in
             var flying = 0
-            func land(_ limit: Int) async throws {
-                while flying > limit, try await group.next() != nil { flying -= 1 }
-            }
             while let next = try await log.next() {
+                // A piece may go beside others; whatever else comes waits for all that came before it.
+                let company = if case .piece = next { Self.workers - 1 } else if case .watermark = next { Int.max } else { 0 }
+                while flying > company, try await group.next() != nil { flying -= 1 }
                 switch next {
                 case .piece(let piece):
-                    try await land(Self.workers - 1)
                     ledger.begin(piece.sequence, piece.name)
                     given = piece.sequence
                     flying += 1
@@ -97,20 +96,17 @@ public actor Shipping {
                     pendingWatermark = (given, time)
                     if ledger.isEmpty { try await advanceWatermark() }
                 case .gap(let gap):
-                    try await land(0)
                     try await catalog.record(gap, of: current())
                     output.error(
                         "the log of stream \(gap.stream) has a hole from \(gap.start) to \(gap.end): \(gap.cause). Take a base now: tidemark backup --source \(source)")
                 case .branch(let branch):
-                    try await land(0)
                     try await catalog.record(branch, of: current())
                     output.info("the source went on on branch \(branch.branch)")
                 case .historyChanged(let reason):
-                    try await land(0)
                     return reason
                 }
             }
-            try await land(0)
+            try await group.waitForAll()
             return nil
         }
     }

@@ -1,0 +1,91 @@
+import ArchiveCore
+import Catalog
+import Pack
+import Source
+import Store
+import Testing
+
+@Suite("The catalog")
+struct CatalogTests {
+    private let incarnation = IncarnationRecord(
+        source: "main", id: "77-0001", kind: "toy", identity: "77", number: 1, created: Moment(rawValue: 0), facts: [:], reason: nil)
+
+    private func piece(_ number: UInt64, _ content: [UInt8]) throws -> PackedPiece {
+        try PiecePacker.pack(
+            LogPiece(
+                name: PieceName(branch: 1, name: hex(number, 24)), frames: [content, [5]],
+                spans: [LogSpan(stream: "s", branch: 1, start: number, end: number + 1, lastRecord: number)],
+                events: [
+                    LogEvent(span: 0, start: number, end: number + 1, time: Moment(rawValue: Int64(number)), kind: .commit, frame: 0)
+                ], sequence: number))
+    }
+
+    @Test("an archive is created once, and one of a newer format is refused")
+    func create() async throws {
+        let store = MemoryStore()
+        let missing = await #expect(throws: ArchiveError.self) { try await Catalog.open(store) }
+        #expect(missing?.code == .archiveMissing)
+        _ = try await Catalog.create(in: store, at: Moment(rawValue: 0), version: "test")
+        let second = await #expect(throws: ArchiveError.self) { try await Catalog.create(in: store, at: Moment(rawValue: 0), version: "test") }
+        #expect(second?.code == .archiveExists)
+        let newer = MemoryStore()
+        try await newer.put(Array(#"{"format": 2, "whatever": []}"#.utf8), at: ObjectKey(known: "tidemark.json"))
+        let refused = await #expect(throws: ArchiveError.self) { try await Catalog.open(newer) }
+        #expect(refused?.code == .archiveNewer)
+        #expect(refused?.code.exitStatus == 3)
+        let foreign = MemoryStore()
+        try await foreign.put([1], at: ObjectKey(known: "photos/1.jpg"))
+        await #expect(throws: ArchiveError.self) { try await Catalog.create(in: foreign, at: Moment(rawValue: 0), version: "test") }
+        let garbled = MemoryStore()
+        try await garbled.put([0x7B], at: ObjectKey(known: "tidemark.json"))
+        let damaged = await #expect(throws: ArchiveError.self) { try await Catalog.open(garbled) }
+        #expect(damaged?.code == .archiveDamaged)
+    }
+
+    @Test("damage to an archived piece is noticed, whichever bit it is")
+    func damage() async throws {
+        let packed = try piece(1, Array("some log, some log, some log".utf8))
+        #expect(try PiecePacker.unpack(packed.object, frames: packed.index.frames, of: "x").count == 2)
+        for bit in 0..<packed.object.count * 8 {
+            var object = packed.object
+            object[bit / 8] ^= 1 << UInt8(bit % 8)
+            // Some bits of a frame's header mean nothing; then the content is still the right one.
+            if let contents = try? PiecePacker.unpack(object, frames: packed.index.frames, of: "x") {
+                #expect(contents[0] == Array("some log, some log, some log".utf8))
+            }
+        }
+        for count in 0..<packed.object.count {
+            #expect(throws: ArchiveError.self) { try PiecePacker.unpack(Array(packed.object[..<count]), frames: packed.index.frames, of: "x") }
+        }
+    }
+
+    @Test("the same piece twice is fine, another under its name is two histories")
+    func histories() async throws {
+        let catalog = try await Catalog.create(in: MemoryStore(), at: Moment(rawValue: 0), version: "test")
+        try await catalog.store(try piece(1, [1]), of: incarnation)
+        try await catalog.store(try piece(1, [1]), of: incarnation)
+        let refused = await #expect(throws: ArchiveError.self) { try await catalog.store(try self.piece(1, [2]), of: incarnation) }
+        #expect(refused?.code == .twoHistories)
+    }
+
+    @Test("an agent with no state of its own finds out how far the archive is", arguments: [nil, 3, 7] as [UInt64?])
+    func resume(_ checkpointAt: UInt64?) async throws {
+        let catalog = try await Catalog.create(in: MemoryStore(), at: Moment(rawValue: 0), version: "test")
+        var checkpoint = Checkpoint()
+        for number in 1...7 as ClosedRange<UInt64> {
+            let packed = try piece(number, [UInt8(number)])
+            try await catalog.store(packed, of: incarnation)
+            checkpoint.add(packed.name, packed.index)
+            if number == checkpointAt { try await catalog.record(checkpoint, of: incarnation) }
+        }
+        // Stored without an index by a process that died: never acknowledged.
+        let orphan = try piece(8, [8])
+        try await catalog.store.put(orphan.object, at: catalog.dataKey(orphan.name, of: incarnation))
+        let (state, found) = try await catalog.resume(incarnation, cleaning: true)
+        #expect(state.positions["s"]?.end == 8)
+        #expect(state.positions["s"]?.sha256 == SHA256.of([7]))
+        #expect(state.lastPiece[1]?.name == hex(7, 24))
+        #expect(found == checkpoint)
+        try await catalog.store(try piece(8, [9]), of: incarnation)
+    }
+}

@@ -1,0 +1,116 @@
+import ArchiveCore
+import ArchiveTesting
+import DurableIO
+import Glibc
+import Store
+import Testing
+
+enum StoreUnderTest: String, CaseIterable, Sendable {
+    case memory, file
+    func make(in directory: TemporaryDirectory) -> any ObjectStore {
+        switch self {
+        case .memory: MemoryStore()
+        case .file: FileStore(path: directory.path + "/archive")
+        }
+    }
+}
+
+/// What every store promises. A new store is one more case here, and is done when this suite is green.
+@Suite("Every object store")
+struct ObjectStoreConformance {
+    let directory: TemporaryDirectory
+    init() throws { directory = try TemporaryDirectory() }
+    private let key = ObjectKey(known: "a/b/c.zst")
+
+    @Test("takes the same bytes twice and refuses others", arguments: StoreUnderTest.allCases)
+    func putOnce(_ kind: StoreUnderTest) async throws {
+        let store = kind.make(in: directory)
+        try await store.put([1, 2, 3], at: key)
+        try await store.put([1, 2, 3], at: key)
+        for other in [[9], [1, 2, 4], [], [1, 2, 3, 4]] as [[UInt8]] {
+            let refusal = await #expect(throws: ArchiveError.self) { try await store.put(other, at: key) }
+            #expect(refusal?.code == .objectExists)
+        }
+        #expect(try await store.get(key) == [1, 2, 3])
+    }
+
+    @Test("lets exactly one of many writers win", arguments: StoreUnderTest.allCases)
+    func race(_ kind: StoreUnderTest) async throws {
+        let store = kind.make(in: directory)
+        let winners = await withTaskGroup(of: UInt8?.self) { group in
+            for i in 0..<16 as Range<UInt8> {
+                group.addTask { do { try await store.put([i], at: self.key); return i } catch { return nil } }
+            }
+            return await group.reduce(into: [UInt8]()) { if let w = $1 { $0.append(w) } }
+        }
+        #expect(winners.count == 1)
+        #expect(try await store.get(key) == winners)
+    }
+
+    @Test("reads ranges and refuses those beyond the end", arguments: StoreUnderTest.allCases)
+    func ranges(_ kind: StoreUnderTest) async throws {
+        let store = kind.make(in: directory)
+        try await store.put(Array(0..<100), at: key)
+        #expect(try await store.get(key, range: 10..<13) == [10, 11, 12])
+        #expect(try await store.get(key, range: 5..<5) == [])
+        await #expect(throws: ArchiveError.self) { try await store.get(key, range: 90..<101) }
+        let missing = await #expect(throws: ArchiveError.self) { try await store.get(ObjectKey(known: "a/b/d")) }
+        #expect(missing?.code == .objectMissing)
+    }
+
+    @Test("lists in byte order, page by page, and forgets what was removed", arguments: StoreUnderTest.allCases)
+    func lists(_ kind: StoreUnderTest) async throws {
+        let store = kind.make(in: directory)
+        let keys = ["a", "a-b/x", "a.b", "a/b", "a/b.c", "a/b/", "a0", "b/1", "b/10", "b/2", "b/2.tail", "c"]
+            .filter { !$0.hasSuffix("/") && $0 != "a" && $0 != "a/b" }.map(ObjectKey.init(known:))
+        for key in keys.shuffled() { try await store.put([1, 2], at: key) }
+        #expect(try await store.listAll(prefix: "").map(\.key) == keys.sorted())
+        #expect(try await store.listAll(prefix: "b/").map(\.key.path) == ["b/1", "b/10", "b/2", "b/2.tail"])
+        #expect(try await store.listAll(prefix: "b/1").map(\.key.path) == ["b/1", "b/10"])
+        #expect(try await store.listAll(prefix: "b/", after: "b/10").map(\.key.path) == ["b/2", "b/2.tail"])
+        #expect(try await store.listAll(prefix: "zz").isEmpty)
+        var paged: [ObjectKey] = []
+        while let page = try? await store.list(prefix: "", after: paged.last?.path, limit: 2), !page.isEmpty {
+            #expect(page.allSatisfy { $0.size == 2 })
+            paged += page.map(\.key)
+        }
+        #expect(paged == keys.sorted())
+        try await store.remove(ObjectKey(known: "b/10"))
+        try await store.remove(ObjectKey(known: "b/10"))
+        #expect(try await store.listAll(prefix: "b/1").map(\.key.path) == ["b/1"])
+    }
+}
+
+@Suite("The archive in a directory")
+struct FileStoreTests {
+    let directory: TemporaryDirectory
+    init() throws { directory = try TemporaryDirectory() }
+
+    @Test("removes what a dead process left unfinished, and not what a living one is writing")
+    func abandoned() async throws {
+        let root = directory.path
+        try Files.makeDirectory(root + "/.tmp/dead")
+        try Files.writeDurably([1], to: root + "/.tmp/dead/1")
+        let living = FileStore(path: root)
+        try await living.put([1], at: ObjectKey(known: "x"))
+        #expect(!Files.exists(root + "/.tmp/dead"))
+        let folders = try Files.names(in: root + "/.tmp")
+        try await FileStore(path: root).put([2], at: ObjectKey(known: "y"))
+        for folder in folders { #expect(Files.exists(root + "/.tmp/" + folder)) }
+        try await living.put([3], at: ObjectKey(known: "z"))
+    }
+
+    @Test("a place that cannot be written is named with its reason")
+    func unwritable() async throws {
+        try Files.writeDurably([1], to: directory.path + "/file")
+        let error = await #expect(throws: ArchiveError.self) {
+            try await FileStore(path: self.directory.path + "/file").put([1], at: ObjectKey(known: "a/b"))
+        }
+        #expect(error?.description.contains("/file") == true)
+    }
+
+    @Test("only absolute file URLs name an archive in a directory", arguments: [
+        "", "archive", "/srv/x", "file://", "file://x", "file:///", "s3://bucket", "file:///a?b",
+    ])
+    func locations(_ url: String) { #expect(throws: ArchiveError.self) { try StoreLocation(url) } }
+}
