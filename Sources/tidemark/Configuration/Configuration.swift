@@ -1,0 +1,172 @@
+import ArchiveCore
+import DurableIO
+import Glibc
+import Store
+
+/// The configuration file, read and checked as a whole.
+struct Configuration: Sendable {
+    enum GitalyLog: String, Sendable, CaseIterable { case wal, spool }
+    enum Kind: Sendable {
+        case postgres(conninfo: String, slot: String)
+        case gitaly(storage: String, log: GitalyLog, spool: String?, prune: Bool)
+    }
+    struct Source: Sendable {
+        var name: String
+        var kind: Kind
+    }
+
+    var path: String
+    var archive: String
+    var sources: [Source]
+    /// Seconds between two tails, and the longest that a batch of Gitaly entries waits.
+    var tail: Double
+    /// The agent's own directory.
+    var state: String
+    /// Where the agent's status server will listen.
+    var listen: String?
+
+    static let defaultPath = "/etc/tidemark/tidemark.yaml"
+
+    /// - Throws: `.configuration` with file, line and column.
+    static func load(_ path: String) throws -> Configuration {
+        let bytes: [UInt8]
+        do { bytes = try Files.read(path, limit: YAMLParser.maximumSize) } catch {
+            throw ArchiveError(
+                .configuration, "The configuration file '\(path)' could not be read.",
+                remedy: "Name it with --config, or put it at \(defaultPath).", cause: error)
+        }
+        return try Configuration(bytes, path: path) { getenv($0).map { String(cString: $0) } }
+    }
+
+    /// - Parameter environment: looks up `${NAME}`.
+    init(_ bytes: [UInt8], path: String, environment: (String) -> String?) throws(ArchiveError) {
+        func fail(_ place: YAMLPlace, _ message: String, _ remedy: String? = nil) -> ArchiveError {
+            ArchiveError(.configuration, "\(path):\(place.line):\(place.column): \(message).", remedy: remedy)
+        }
+        let root: YAMLNode?
+        do { root = try YAMLParser.parse(bytes) } catch { throw fail(error.place, error.message) }
+        guard let root else {
+            throw ArchiveError(.configuration, "\(path): the file is empty.", remedy: "See docs/configuration.md for an example.")
+        }
+        func text(_ node: YAMLNode, _ key: String) throws(ArchiveError) -> String {
+            guard case .scalar(let raw, let place) = node else { throw fail(node.place, "'\(key)' takes one value") }
+            var result = ""
+            var rest = raw[...]
+            while let dollar = rest.firstRange(of: "${") {
+                result += rest[..<dollar.lowerBound]
+                rest = rest[dollar.upperBound...]
+                guard let end = rest.firstIndex(of: "}") else { throw fail(place, "'${' is not closed by '}'") }
+                let name = String(rest[..<end])
+                guard let value = environment(name) else {
+                    throw fail(place, "the environment has no variable \(name)", "Set it where tidemark is started.")
+                }
+                result += value
+                rest = rest[rest.index(after: end)...]
+            }
+            result += rest
+            guard !result.isEmpty else { throw fail(place, "'\(key)' is empty") }
+            return result
+        }
+        func fields(
+            _ node: YAMLNode, _ known: [String], of what: String
+        ) throws(ArchiveError) -> [String: YAMLNode] {
+            guard case .mapping(let pairs, _) = node else { throw fail(node.place, "\(what) takes keys and values") }
+            var result: [String: YAMLNode] = [:]
+            for pair in pairs {
+                guard known.contains(pair.key) else {
+                    throw fail(
+                        pair.place, "\(what) has no key '\(pair.key)'",
+                        nearest(to: pair.key, among: known).map { "Did you mean '\($0)'?" } ?? "It has: \(known.joined(separator: ", ")).")
+                }
+                result[pair.key] = pair.value
+            }
+            return result
+        }
+
+        self.path = path
+        let top = try fields(root, ["archive", "sources", "tail", "state", "listen"], of: "the configuration")
+        guard let archiveNode = top["archive"] else { throw fail(root.place, "'archive' is missing", "Write: archive: file:///srv/tidemark") }
+        archive = try text(archiveNode, "archive")
+        do { _ = try StoreLocation(archive) } catch { throw fail(archiveNode.place, String(error.message.dropLast()), error.remedy) }
+
+        tail = 1
+        if let node = top["tail"] {
+            let value = try text(node, "tail")
+            guard let seconds = TargetTime.duration(value), (0.05...3600).contains(seconds) else {
+                throw fail(node.place, "'tail' is '\(value)'", "Write a duration from 50ms to 1h, such as 1s.")
+            }
+            tail = seconds
+        }
+        state = "/var/lib/tidemark"
+        if let node = top["state"] {
+            state = try text(node, "state")
+            guard state.hasPrefix("/") else { throw fail(node.place, "'state' is not an absolute directory") }
+        }
+        if let node = top["listen"] {
+            let value = try text(node, "listen")
+            guard let colon = value.lastIndex(of: ":"), colon != value.startIndex, let port = UInt16(value[value.index(after: colon)...]), port > 0
+            else { throw fail(node.place, "'listen' is '\(value)'", "Write an address and a port, such as 127.0.0.1:9187.") }
+            listen = value
+        }
+
+        guard let list = top["sources"] else { throw fail(root.place, "'sources' is missing", "See docs/configuration.md for an example.") }
+        guard case .sequence(let items, let listPlace) = list, !items.isEmpty else {
+            throw fail(list.place, "'sources' takes a list of at least one source")
+        }
+        _ = listPlace
+        sources = []
+        for item in items {
+            guard case .mapping(let pairs, let place) = item else { throw fail(item.place, "a source takes keys and values") }
+            let isPostgres = pairs.contains { $0.key == "postgres" }
+            guard isPostgres != pairs.contains(where: { $0.key == "gitaly" }) else {
+                throw fail(place, "a source is either 'postgres: NAME' or 'gitaly: NAME'")
+            }
+            let kindName = isPostgres ? "postgres" : "gitaly"
+            let keys = try fields(
+                item, isPostgres ? ["postgres", "conninfo", "slot"] : ["gitaly", "storage", "log", "spool", "prune"],
+                of: "a \(kindName) source")
+            func required(_ key: String) throws(ArchiveError) -> String {
+                guard let node = keys[key] else { throw fail(place, "'\(key)' of the \(kindName) source is missing") }
+                return try text(node, key)
+            }
+            let name = try required(kindName)
+            let namePlace = keys[kindName]?.place ?? place
+            guard name.utf8.count <= 63, name.utf8.allSatisfy({ c in
+                (0x30...0x39).contains(c) || (0x41...0x5A).contains(c) || (0x61...0x7A).contains(c) || c == 0x2D || c == 0x5F
+            }) else { throw fail(namePlace, "'\(name)' is no name for a source", "Use 1 to 63 letters, digits, '-' and '_'.") }
+            guard !sources.contains(where: { $0.name == name }) else { throw fail(namePlace, "there are two sources '\(name)'") }
+            func directory(_ key: String) throws(ArchiveError) -> String {
+                var path = try required(key)
+                while path.count > 1, path.hasSuffix("/") { path.removeLast() }
+                guard path.hasPrefix("/") else { throw fail(keys[key]?.place ?? place, "'\(key)' is not an absolute directory") }
+                return path
+            }
+            if isPostgres {
+                let slot = try keys["slot"].map { node throws(ArchiveError) in try text(node, "slot") }
+                    ?? "tidemark_" + name.lowercased().map { $0 == "-" ? "_" : String($0) }.joined()
+                guard slot.utf8.count <= 63, slot.utf8.allSatisfy({ c in (0x30...0x39).contains(c) || (0x61...0x7A).contains(c) || c == 0x5F })
+                else { throw fail(keys["slot"]?.place ?? place, "'\(slot)' is no name for a slot", "Use lower-case letters, digits and '_'.") }
+                sources.append(Source(name: name, kind: .postgres(conninfo: try required("conninfo"), slot: slot)))
+            } else {
+                var log = GitalyLog.wal
+                if let node = keys["log"] {
+                    let value = try text(node, "log")
+                    guard let known = GitalyLog(rawValue: value) else { throw fail(node.place, "'log' is '\(value)'", "Write wal or spool.") }
+                    log = known
+                }
+                if log == .wal, let node = keys["spool"] { throw fail(node.place, "'spool' goes with 'log: spool' only") }
+                var prune = true
+                if let node = keys["prune"] {
+                    let value = try text(node, "prune")
+                    guard value == "true" || value == "false" else { throw fail(node.place, "'prune' is '\(value)'", "Write true or false.") }
+                    prune = value == "true"
+                }
+                sources.append(
+                    Source(
+                        name: name,
+                        kind: .gitaly(
+                            storage: try directory("storage"), log: log, spool: log == .spool ? try directory("spool") : nil, prune: prune)))
+            }
+        }
+    }
+}
