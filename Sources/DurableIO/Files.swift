@@ -131,7 +131,12 @@ public enum Files {
 
     /// The same as bytes, unsorted, for names that need not be UTF-8.
     public static func rawNames(in path: String) throws(ArchiveError) -> [[UInt8]] {
-        guard let folder = opendir(path) else { throw .system("list", path) }
+        try rawNames(at: Array(path.utf8CString))
+    }
+
+    /// The same for a path that need not be UTF-8 either, ending in 0.
+    public static func rawNames(at path: [CChar]) throws(ArchiveError) -> [[UInt8]] {
+        guard let folder = opendir(path) else { throw .system("list", display(path)) }
         defer { closedir(folder) }
         var names: [[UInt8]] = []
         while true {
@@ -142,8 +147,12 @@ public enum Files {
             }
             if name != [0x2E] && name != [0x2E, 0x2E] { names.append(name) }
         }
-        guard errno == 0 else { throw .system("list", path) }
+        guard errno == 0 else { throw .system("list", display(path)) }
         return names
+    }
+
+    private static func display(_ path: [CChar]) -> String {
+        String(decoding: path.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
     }
 
     private static func strlen(_ p: UnsafePointer<UInt8>) -> Int { Int(Glibc.strlen(UnsafeRawPointer(p).assumingMemoryBound(to: CChar.self))) }
@@ -180,13 +189,15 @@ public enum Files {
     }
 
     /// Removes a file or a whole tree; nothing there is fine. Does not follow symbolic links.
-    public static func removeTree(_ path: String) throws(ArchiveError) {
+    public static func removeTree(_ path: String) throws(ArchiveError) { try removeTree(at: Array(path.utf8CString)) }
+
+    private static func removeTree(at path: [CChar]) throws(ArchiveError) {
         if unlink(path) == 0 || errno == ENOENT { return }
-        guard errno == EISDIR || errno == EPERM else { throw .system("remove", path) }
-        for name in try rawNames(in: path) {
-            try removeTree(path + "/" + String(decoding: name, as: UTF8.self))
+        guard errno == EISDIR || errno == EPERM else { throw .system("remove", display(path)) }
+        for name in try rawNames(at: path) {
+            try removeTree(at: path.dropLast() + [0x2F] + name.map(CChar.init(bitPattern:)) + [0])
         }
-        guard rmdir(path) == 0 || errno == ENOENT else { throw .system("remove", path) }
+        guard rmdir(path) == 0 || errno == ENOENT else { throw .system("remove", display(path)) }
     }
 
     /// Writes a file aside, makes it durable and gives it its name. `replace: false` fails when the name is taken.

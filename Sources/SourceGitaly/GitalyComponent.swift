@@ -1,0 +1,80 @@
+import ArchiveCore
+import DurableIO
+import Glibc
+import Runtime
+import Source
+
+/// A Gitaly storage as a source.
+public struct GitalyComponent: Component {
+    public static let kind = "gitaly"
+    private let name: String
+    private let storage: String
+    private let spool: String?
+    private let tail: Double
+    private let prune: Bool
+
+    /// - Parameters:
+    ///   - spool: the directory of the native archiver's tars, for `log: spool`; `nil` for `log: wal`.
+    ///   - tail: longest time that an entry waits for others, in seconds.
+    public init(name: String, storage: String, spool: String?, tail: Double, prune: Bool) {
+        self.name = name
+        self.storage = storage
+        self.spool = spool
+        self.tail = tail
+        self.prune = prune
+    }
+
+    public func makeLogSource() -> any LogSource { GitalyLogSource(storage: storage, spool: spool, tail: tail, prune: prune) }
+    public func makeSnapshotSource() -> any SnapshotSource { GitalySnapshot(storage: storage, spool: spool) }
+    public var lockPaths: [String] { [storage] }
+
+    public func check() async -> [Finding] {
+        do { return try await blocking { try self.findings() } } catch let error as ArchiveError {
+            return [Finding(.failure, name, error.message, remedy: error.remedy)]
+        } catch {
+            return [Finding(.failure, name, "\(error)")]
+        }
+    }
+
+    private func findings() throws -> [Finding] {
+        var found: [Finding] = []
+        guard let status = try Files.status(storage), status.st_mode & S_IFMT == S_IFDIR else {
+            return [Finding(.failure, name, "the storage '\(storage)' is not a directory", remedy: "Correct 'storage' in the configuration.")]
+        }
+        guard access(storage, R_OK | X_OK) == 0 else {
+            return [Finding(.failure, name, "the storage '\(storage)' cannot be read", remedy: "Run as Gitaly's user or as root.")]
+        }
+        found.append(
+            Files.exists("\(storage)/.gitaly-metadata")
+                ? Finding(.ok, name, "'\(storage)' is a Gitaly storage")
+                : Finding(.failure, name, "'\(storage)' has no .gitaly-metadata", remedy: "Start Gitaly on it once."))
+        let hasLog = Files.exists("\(storage)/+gitaly/database")
+        found.append(
+            hasLog
+                ? Finding(.ok, name, "transactions are on: there is a log")
+                : Finding(
+                    .warning, name, "transactions are off: there is no log, and only base backups are possible",
+                    remedy: "Set [transactions] enabled = true in Gitaly's configuration; see docs/gitaly.md."))
+        let partitions = try WALDirectories.all(of: storage)
+        for (id, place) in partitions where access(place.wal, R_OK | X_OK | (prune && spool == nil ? W_OK : 0)) != 0 {
+            found.append(
+                Finding(.failure, name, "the log of partition \(id) cannot be \(prune ? "read and pruned" : "read")", remedy: "Run as Gitaly's user or as root."))
+        }
+        if let spool {
+            found.append(
+                Files.exists(spool)
+                    ? Finding(.ok, name, "the spool '\(spool)' is there")
+                    : Finding(
+                        .failure, name, "the spool '\(spool)' is missing",
+                        remedy: "Set wal_backup_go_cloud_url of Gitaly's [backup] section to it, or correct 'spool'."))
+        } else if hasLog, !partitions.isEmpty, partitions.values.allSatisfy({ $0.lsns.isEmpty }) {
+            found.append(
+                Finding(
+                    .warning, name, "no partition holds any entry: Gitaly seems to prune its log at once",
+                    remedy: "Start Gitaly with the variable GITALY_KEEP_WAL_LOG_ENTRIES in its environment."))
+        } else {
+            found.append(Finding(.ok, name, "\(partitions.count) partitions, \(partitions.values.reduce(0) { $0 + $1.lsns.count }) entries in their logs"))
+        }
+        return found
+    }
+}

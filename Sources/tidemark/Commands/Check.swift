@@ -1,0 +1,48 @@
+import ArchiveCore
+import Catalog
+import Source
+import Store
+
+let checkCommand = Command(
+    "check", "Check every precondition; each failure comes with its remedy.", options: [Shared.config, Shared.json, Shared.source],
+    example: "tidemark check --config /etc/tidemark/tidemark.yaml"
+) { arguments in
+    let configuration = try Shared.configuration(arguments)
+    var findings: [String: [Finding]] = [:]
+    var order = ["archive"]
+    do {
+        let catalog = try await Catalog.open(try StoreLocation(configuration.archive).open())
+        findings["archive"] = [Finding(.ok, "archive", "\(configuration.archive) is an archive of format \(catalog.identity.format)")]
+        let probe = ObjectKey(known: "probe/\(hex(UInt64.random(in: .min ... .max), 16))")
+        do {
+            try await catalog.store.put([1], at: probe)
+            var refused = false
+            do { try await catalog.store.put([2], at: probe) } catch let error as ArchiveError where error.code == .objectExists { refused = true }
+            try await catalog.store.remove(probe)
+            findings["archive"]?.append(
+                refused
+                    ? Finding(.ok, "archive", "an object is written once: a second write under its name is refused")
+                    : Finding(.failure, "archive", "a second write under an object's name was not refused", remedy: "Use another store."))
+        } catch let error as ArchiveError {
+            findings["archive"]?.append(Finding(.failure, "archive", error.message, remedy: error.remedy))
+        }
+    } catch let error as ArchiveError {
+        findings["archive"] = [Finding(.failure, "archive", error.message, remedy: error.remedy)]
+    }
+    for source in try Shared.sources(arguments, of: configuration) {
+        order.append(source.name)
+        findings[source.name] = await Registry.component(source, of: configuration).component.check()
+    }
+    let all = order.flatMap { findings[$0] ?? [] }
+    if arguments.has("json") { try Output.json(findings) } else {
+        for name in order {
+            Output.line("\(name):")
+            for finding in findings[name] ?? [] {
+                let mark = switch finding.level { case .ok: "ok      "; case .warning: "warning "; case .failure: "FAILED  " }
+                Output.line("  \(mark) \(finding.message)")
+                if let remedy = finding.remedy { Output.line("           next: \(remedy)") }
+            }
+        }
+    }
+    return all.contains { $0.level == .failure } ? 1 : 0
+}

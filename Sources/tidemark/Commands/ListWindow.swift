@@ -1,0 +1,132 @@
+import ArchiveCore
+import Catalog
+import Planner
+import Restore
+import Source
+
+struct ListResult: Encodable {
+    struct Base: Encodable {
+        var source, id, kind, incarnation: String
+        var started, completed: String
+        var files: Int
+        var bytes, stored: UInt64
+        var warnings: [String]
+    }
+    struct Log: Encodable {
+        var source, kind, incarnation: String
+        var pieces: Int
+        var stored: UInt64
+        var first, last: String?
+        var records: Int
+        var firstTime, lastTime: String?
+        var watermark: String?
+        var gaps: [String]
+    }
+    var bases: [Base]
+    var logs: [Log]
+}
+
+let listCommand = Command(
+    "list", "Bases and logs, with their times.", options: Shared.place + [Shared.source], example: "tidemark list --archive file:///srv/tidemark"
+) { arguments in
+    let catalog = try await Shared.catalog(arguments)
+    var result = ListResult(bases: [], logs: [])
+    let wanted = arguments.all("source")
+    for source in try await catalog.sources() where wanted.isEmpty || wanted.contains(source) {
+        for incarnation in try await catalog.incarnations(of: source) {
+            for base in try await catalog.bases(of: incarnation) {
+                result.bases.append(
+                    .init(
+                        source: source, id: base.id, kind: base.kind, incarnation: incarnation.id, started: "\(base.started)",
+                        completed: "\(base.completed)", files: base.files, bytes: base.bytes,
+                        stored: base.parts.reduce(0) { $0 + $1.storedLength }, warnings: base.warnings))
+            }
+            let view = try await PlanLoader(catalog: catalog).view(of: incarnation, from: nil, kinds: Registry.kinds)
+            let commits = view.pieces.flatMap { $0.index.events }.filter { $0.kind == .commit }
+            result.logs.append(
+                .init(
+                    source: source, kind: incarnation.kind, incarnation: incarnation.id, pieces: view.pieces.count,
+                    stored: view.pieces.reduce(0) { $0 + $1.index.storedLength }, first: view.pieces.first?.name.name,
+                    last: view.pieces.last?.name.name, records: commits.count, firstTime: commits.map(\.time).min().map { "\($0)" },
+                    lastTime: commits.map(\.time).max().map { "\($0)" }, watermark: view.reachable.map { "\($0)" },
+                    gaps: view.gaps.map { "stream \($0.stream), \($0.start) to \($0.end): \($0.cause)" }))
+        }
+    }
+    if arguments.has("json") {
+        try Output.json(result)
+        return 0
+    }
+    if result.bases.isEmpty { Output.line("no bases yet; take one with tidemark backup") } else {
+        Output.line("bases")
+        Output.line(
+            Output.table(
+                [["source", "id", "completed (UTC)", "files", "bytes", "stored", "warnings"]]
+                    + result.bases.map {
+                        [$0.source, $0.id, $0.completed, "\($0.files)", Output.bytes($0.bytes), Output.bytes($0.stored), "\($0.warnings.count)"]
+                    }, indent: "  "))
+        for base in result.bases { for warning in base.warnings { Output.line("  warning: \(base.source) \(base.id): \(warning)") } }
+    }
+    if result.logs.isEmpty { Output.line("no log yet; start tidemark agent") } else {
+        Output.line("logs")
+        Output.line(
+            Output.table(
+                [["source", "incarnation", "pieces", "stored", "records", "from (UTC)", "complete to (UTC)"]]
+                    + result.logs.map {
+                        [$0.source, $0.incarnation, "\($0.pieces)", Output.bytes($0.stored), "\($0.records)", $0.firstTime ?? "-", $0.watermark ?? "-"]
+                    }, indent: "  "))
+        for log in result.logs { for gap in log.gaps { Output.line("  gap: \(log.source): \(gap)") } }
+    }
+    return 0
+}
+
+struct WindowResult: Encodable {
+    struct Interval: Encodable { var from, to: String }
+    struct Source: Encodable {
+        var name: String
+        var intervals: [Interval]
+        var watermark: String?
+        var gaps: [String]
+    }
+    struct Together: Encodable { var intervals: [Interval] }
+    var sources: [Source]
+    var together: Together
+}
+
+let windowCommand = Command(
+    "window", "The times that can be restored, for each source and together, with gaps.", options: Shared.place + [Shared.source],
+    example: "tidemark window --json"
+) { arguments in
+    let catalog = try await Shared.catalog(arguments)
+    let wanted = arguments.all("source")
+    var ranges: [(name: String, ranges: [ClosedRange<Moment>], watermark: Moment?, gaps: [GapRecord])] = []
+    for source in try await catalog.sources() where wanted.isEmpty || wanted.contains(source) {
+        let window = try await PlanLoader(catalog: catalog).window(of: source, kinds: Registry.kinds)
+        ranges.append((source, window.ranges, window.watermark, window.gaps))
+    }
+    func intervals(_ ranges: [ClosedRange<Moment>]) -> [WindowResult.Interval] {
+        ranges.map { .init(from: "\($0.lowerBound)", to: "\($0.upperBound)") }
+    }
+    let together = ranges.isEmpty ? [] : ranges.dropFirst().reduce(ranges[0].ranges) { RecoveryWindow.intersection($0, $1.ranges) }
+    let result = WindowResult(
+        sources: ranges.map {
+            .init(
+                name: $0.name, intervals: intervals($0.ranges), watermark: $0.watermark.map { "\($0)" },
+                gaps: $0.gaps.map { "stream \($0.stream), \($0.start) to \($0.end): \($0.cause)" })
+        }, together: .init(intervals: intervals(together)))
+    if arguments.has("json") {
+        try Output.json(result)
+        return 0
+    }
+    for source in ranges {
+        Output.line("\(source.name):")
+        if source.ranges.isEmpty { Output.line("  nothing can be restored; take a base with tidemark backup --source \(source.name)") }
+        for range in source.ranges { Output.line("  from \(Output.time(range.lowerBound))\n    to \(Output.time(range.upperBound))") }
+        for gap in source.gaps { Output.line("  gap: stream \(gap.stream), \(gap.start) to \(gap.end): \(gap.cause)") }
+    }
+    if ranges.count > 1 {
+        Output.line("together:")
+        if together.isEmpty { Output.line("  no time can be restored for all of them") }
+        for range in together { Output.line("  from \(Output.time(range.lowerBound))\n    to \(Output.time(range.upperBound))") }
+    }
+    return 0
+}

@@ -1,0 +1,33 @@
+import ArchiveCore
+import Catalog
+import DurableIO
+import Glibc
+import Runtime
+
+/// PostgreSQL takes statuses 1 to 125 as "there is no such file" and ends recovery early; whatever else went wrong must be above.
+private let failed: Int32 = 126
+
+let walFetchCommand = Command(
+    "wal-fetch", "Fetch one file of the log, for PostgreSQL's restore_command.", options: [Shared.config, Shared.archive, Shared.source],
+    positionals: ["file", "destination"],
+    example: "restore_command = 'tidemark wal-fetch --archive file:///srv/tidemark --source main %f %p'"
+) { arguments in
+    do {
+        let catalog = try await Shared.catalog(arguments)
+        guard let source = arguments["source"] else { throw ArchiveError(.usage, "wal-fetch needs --source NAME.") }
+        guard let incarnation = try await catalog.incarnations(of: source).last else {
+            throw ArchiveError(.usage, "The archive has no source '\(source)'.")
+        }
+        let file = arguments.positionals[0]
+        guard let content = try await catalog.file(named: file, of: incarnation) else { return 1 }
+        let destination = arguments.positionals[1]
+        try await blocking { try Files.writeDurably(content, to: destination) }
+        return 0
+    } catch let error as ArchiveError {
+        Output.report(error, json: false)
+        return failed
+    } catch {
+        Output.note("error: \(error)")
+        return failed
+    }
+}
