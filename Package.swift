@@ -36,7 +36,7 @@ let package = Package(
         module("DurableIO", ["ArchiveCore", "CSystem"]),
         module("Runtime", ["ArchiveCore"]),
         module("Source", ["ArchiveCore"]),
-        module("SourcePostgres", ["ArchiveCore", "Source", "DurableIO", "Runtime", "CLibpq"]),
+        module("SourcePostgres", ["ArchiveCore", "Source", "DurableIO", "Runtime", "CLibpq", "CCrypto"]),
         module("SourceGitaly", ["ArchiveCore", "Source", "DurableIO", "Runtime", "CCrypto"]),
         module("Pack", ["ArchiveCore", "CZstd", "CCrypto"]),
         module("Store", ["ArchiveCore", "DurableIO", "Runtime"]),

@@ -195,7 +195,7 @@ public enum Files {
         if unlink(path) == 0 || errno == ENOENT { return }
         guard errno == EISDIR || errno == EPERM else { throw .system("remove", display(path)) }
         for name in try rawNames(at: path) {
-            try removeTree(at: path.dropLast() + [0x2F] + name.map(CChar.init(bitPattern:)) + [0])
+            try removeTree(at: Array(path[..<(path.count - 1)]) + [0x2F] + name.map(CChar.init(bitPattern:)) + [0])
         }
         guard rmdir(path) == 0 || errno == ENOENT else { throw .system("remove", display(path)) }
     }

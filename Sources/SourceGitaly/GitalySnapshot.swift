@@ -197,7 +197,7 @@ public struct GitalySnapshot: SnapshotSource {
                 return
             }
             let names: [[UInt8]]
-            do { names = try Files.rawNames(at: cPath(path)) } catch let error as ArchiveError {
+            do throws(ArchiveError) { names = try Files.rawNames(at: cPath(path)) } catch {
                 // Gone since its parent was listed: it was seen absent.
                 var status = stat()
                 guard cPath(path).withUnsafeBufferPointer({ lstat($0.baseAddress!, &status) }) == 0 else { return }
