@@ -3,6 +3,7 @@ import DurableIO
 import Glibc
 import Runtime
 import Source
+import Synchronization
 
 /// Runs a server on a laid-out base until it has reached its target and was promoted, and stops it cleanly.
 struct Recovery: Sendable {
@@ -55,9 +56,10 @@ struct Recovery: Sendable {
 
     private func serve(_ sockets: String) async throws {
         var settings: [(String, String)] = [
+            // What the base's own configuration may still name goes first: PostgreSQL refuses to clear it once a target is set.
+            ("recovery_target_time", ""), ("recovery_target_xid", ""), ("recovery_target_name", ""), ("recovery_target", ""),
             ("restore_command", feeder.restoreCommand), ("recovery_target_lsn", "\(target)"), ("recovery_target_inclusive", "on"),
-            ("recovery_target_timeline", "\(timeline)"), ("recovery_target_action", "promote"), ("recovery_target_time", ""),
-            ("recovery_target_xid", ""), ("recovery_target_name", ""), ("recovery_target", ""), ("listen_addresses", ""),
+            ("recovery_target_timeline", "\(timeline)"), ("recovery_target_action", "promote"), ("listen_addresses", ""),
             ("unix_socket_directories", sockets), ("archive_mode", "off"), ("hot_standby", "off"), ("fsync", "off"), ("ssl", "off"),
             ("logging_collector", "off"), ("log_destination", "stderr"), ("log_min_messages", "log"), ("lc_messages", "C"),
             ("primary_conninfo", ""), ("max_wal_size", "10GB"), ("synchronous_standby_names", ""),
@@ -158,12 +160,8 @@ struct Recovery: Sendable {
 private func quotedForShell(_ text: String) -> String { "'" + text.replacing("'", with: "'\\''") + "'" }
 
 /// Set once, read often.
-private final class EndFlag: @unchecked Sendable {  // guarded by the semaphore
-    private let set_ = Semaphore(0)
-    func set() { set_.signal() }
-    var isSet: Bool {
-        guard set_.wait(seconds: 0) else { return false }
-        set_.signal()
-        return true
-    }
+private final class EndFlag: Sendable {
+    private let value = Atomic(false)
+    func set() { value.store(true, ordering: .relaxed) }
+    var isSet: Bool { value.load(ordering: .relaxed) }
 }

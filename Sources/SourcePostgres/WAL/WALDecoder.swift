@@ -56,7 +56,7 @@ struct WALDecoder {
         var at = 0
         while at < bytes.count {
             let inPage = Int(position & (WALFormat.pageSize - 1))
-            let headerSize = position - UInt64(inPage) & (segmentSize - 1) == 0 ? WALFormat.longHeader : WALFormat.shortHeader
+            let headerSize = (position - UInt64(inPage)) & (segmentSize - 1) == 0 ? WALFormat.longHeader : WALFormat.shortHeader
             if inPage < headerSize {
                 at += try gatherHeader(bytes, from: at, size: headerSize)
                 continue
