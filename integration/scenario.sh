@@ -129,3 +129,72 @@ prove_restored() {
     sql "$RESTORED" "SELECT json_build_object('id', id, 'repository', repository, 'sha', sha) FROM pushes ORDER BY id" >"$TM_WORK/rows.jsonl"
     "$PROVE" restored "$1" "$JOURNAL" "$TM_WORK/rows.jsonl" "$2"
 }
+
+tidemark_or_die() { # prints the output only where it failed
+    "$TIDEMARK" "$@" >"$TM_WORK/tidemark.out" 2>&1 || {
+        local status=$?
+        cat "$TM_WORK/tidemark.out" >&2
+        die "tidemark $1: exit code $status"
+    }
+}
+
+# scenario_run BINDIR SECONDS: the whole of it; SECONDS is how long the load runs before and after the base
+scenario_run() {
+    local seconds="$2" deleted forced before
+    step "Start PostgreSQL and the stand-in storage"
+    make_world "$1" 8
+    step "Load: each row names a commit that was pushed just before"
+    start_load 3 0.02
+    sleep "$seconds"
+
+    step "tidemark init, check, agent"
+    tidemark_or_die init --config "$CONFIG"
+    tidemark_or_die check --config "$CONFIG"
+    start_agent
+    wait_for "both logs in the archive" 60 list_has_logs main default || { tail -20 "$TM_WORK/agent.log" >&2; return 1; }
+
+    step "tidemark backup, while the load runs"
+    tidemark_or_die backup --config "$CONFIG"
+    [ "$(count_bases)" -ge 2 ] || die "no base of each source in tidemark list"
+
+    step "More load, then the moment T, then three more seconds"
+    sleep "$seconds"
+    T="$(time_now)"
+    before="$(wc -l <"$JOURNAL")"
+    note "T = $T, $before rows so far"
+    sleep 3
+
+    step "Harm: drop a table, delete a repository, force-push another"
+    deleted="$("$STANDIN" list "$STORAGE" | head -1)"
+    forced="$("$STANDIN" list "$STORAGE" | tail -1)"
+    sql "$PG" "DROP TABLE precious"
+    "$STANDIN" delete-repository "$STORAGE" "$deleted" --keep
+    "$STANDIN" force-push "$STORAGE" "$forced" --keep >/dev/null
+    [ ! -e "$STORAGE/$deleted" ] || die "the repository is still there"
+    note "table precious, $deleted and the history of $forced are gone"
+    stop_load
+    agent_alive
+
+    step "Wait until the archive covers T"
+    wait_for "the window of both sources together to hold $T" 90 window_covers "$T" || {
+        "$TIDEMARK" window --config "$CONFIG" >&2 || true
+        tail -20 "$TM_WORK/agent.log" >&2
+        return 1
+    }
+    "$TIDEMARK" window --config "$CONFIG" | sed 's/^/  /'
+
+    step "tidemark restore --to-time T"
+    tidemark_or_die restore --config "$CONFIG" --to-time "$T" --into "main=$TM_WORK/restored-main" \
+        --into "default=$TM_WORK/restored-default" --bindir "$BIN"
+
+    step "Start the restored PostgreSQL"
+    start_restored "$TM_WORK/restored-main"
+
+    step "Prove it"
+    [ "$(sql "$RESTORED" "SELECT count(*) FROM precious")" = 1000 ] || die "table precious is not whole"
+    note "table precious has its 1000 rows"
+    [ -e "$TM_WORK/restored-default/$deleted/HEAD" ] || die "the deleted repository is not there"
+    note "$deleted is there"
+    prove_restored "$T" "$TM_WORK/restored-default"
+    kill_agent TERM
+}
