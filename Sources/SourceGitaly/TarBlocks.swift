@@ -30,8 +30,7 @@ enum TarBlocks {
         b[156] = isDirectory ? 0x35 : 0x30
         put("ustar".utf8, 257)
         put("00".utf8, 263)
-        let sum = b.reduce(0) { $0 + UInt64($1) }
-        octal(sum, 148, 6)
+        octal(checksum(b[...]), 148, 6)
         b[154] = 0
         output += b
         output += content
@@ -48,7 +47,7 @@ enum TarBlocks {
         while at < bytes.count {
             guard at + 512 <= bytes.count else { throw WireError(offset: at, reason: "the tar ends inside a header") }
             let header = bytes[at..<at + 512]
-            if header.allSatisfy({ $0 == 0 }) { break }
+            if header[at] == 0, header.allSatisfy({ $0 == 0 }) { break }
             func field(_ offset: Int, _ count: Int) -> ArraySlice<UInt8> { header[(at + offset)..<(at + offset + count)].prefix { $0 != 0 } }
             func octal(_ offset: Int, _ count: Int) throws(WireError) -> UInt64 {
                 let digits = field(offset, count).filter { $0 != 0x20 }
@@ -57,7 +56,7 @@ enum TarBlocks {
                 }
                 return value
             }
-            let sum = header.enumerated().reduce(UInt64(0)) { $0 + ((148..<156).contains($1.offset) ? 0x20 : UInt64($1.element)) }
+            let sum = checksum(header)
             guard try octal(148, 8) == sum else { throw WireError(offset: at, reason: "a tar header's checksum is wrong") }
             var size = try octal(124, 12)
             if let text = pax["size"] {
@@ -65,7 +64,8 @@ enum TarBlocks {
                 size = value
             }
             let start = at + 512
-            guard size <= UInt64(bytes.count - start) else {
+            // The last block is filled up with zeros.
+            guard size <= UInt64(bytes.count - start), Int(size) + (512 - Int(size) % 512) % 512 <= bytes.count - start else {
                 throw WireError(offset: at, reason: "a member of \(size) bytes where \(bytes.count - start) are left")
             }
             let content = bytes[start..<start + Int(size)]
@@ -87,6 +87,16 @@ enum TarBlocks {
             at = start + Int(size) + (512 - Int(size) % 512) % 512
         }
         return members
+    }
+
+    /// The sum of a header's bytes, with its own field taken as spaces.
+    private static func checksum(_ header: ArraySlice<UInt8>) -> UInt64 {
+        header.withUnsafeBufferPointer { bytes in
+            var sum: UInt64 = 8 * 0x20
+            for i in 0..<148 { sum += UInt64(bytes[i]) }
+            for i in 156..<512 { sum += UInt64(bytes[i]) }
+            return sum
+        }
     }
 
     private static func paxRecords(_ content: ArraySlice<UInt8>) throws(WireError) -> [String: String] {
