@@ -185,7 +185,7 @@ scenario_run() {
 
     step "tidemark restore --to-time T"
     tidemark_or_die restore --config "$CONFIG" --to-time "$T" --into "main=$TM_WORK/restored-main" \
-        --into "default=$TM_WORK/restored-default" --bindir "$BIN"
+        --into "default=$TM_WORK/restored-default" --recover promote --bindir "$BIN"
 
     step "Start the restored PostgreSQL"
     start_restored "$TM_WORK/restored-main"
