@@ -97,19 +97,39 @@ public struct Catalog: Sendable {
     ///
     /// - Throws: `.twoHistories` when other content lies under the same name.
     public func store(_ piece: PackedPiece, of i: IncarnationRecord) async throws {
-        do {
-            try await store.put(piece.object, at: dataKey(piece.name, of: i))
-            try await store.put(piece.index.encoded(), at: indexKey(piece.name, of: i))
-        } catch let error as ArchiveError where error.code == .objectExists {
+        try await storeContent(piece, of: i)
+        try await storeIndex(piece.name, piece.index, of: i)
+    }
+
+    /// The first half of `store`. Pieces may be stored side by side; their indexes are stored in log order, so that what counts as
+    /// archived never has a hole.
+    public func storeContent(_ piece: PackedPiece, of i: IncarnationRecord) async throws {
+        do { try await store.put(piece.object, at: dataKey(piece.name, of: i)) } catch let error as ArchiveError
+            where error.code == .objectExists
+        {
             // Another release of the compressor may have written the same content in other bytes.
             if let stored = try await archivedIndex(piece.name, of: i), stored.frames.map(\.sha256) == piece.index.frames.map(\.sha256) {
                 return
             }
-            throw ArchiveError(
-                .twoHistories, "'\(piece.name)' of '\(i.source)' is in the archive with other content: two histories have the same name.",
-                remedy: "Both were kept. If the source was restored or rewound outside of tidemark, archive it under a new name; see docs/incidents.md.",
-                cause: error)
+            throw twoHistories(piece.name, i, error)
         }
+    }
+
+    /// The second half of `store`.
+    public func storeIndex(_ name: PieceName, _ index: PieceIndex, of i: IncarnationRecord) async throws {
+        do { try await store.put(index.encoded(), at: indexKey(name, of: i)) } catch let error as ArchiveError
+            where error.code == .objectExists
+        {
+            if let stored = try await archivedIndex(name, of: i), stored.frames.map(\.sha256) == index.frames.map(\.sha256) { return }
+            throw twoHistories(name, i, error)
+        }
+    }
+
+    private func twoHistories(_ name: PieceName, _ i: IncarnationRecord, _ cause: ArchiveError) -> ArchiveError {
+        ArchiveError(
+            .twoHistories, "'\(name)' of '\(i.source)' is in the archive with other content: two histories have the same name.",
+            remedy: "Both were kept. If the source was restored or rewound outside of tidemark, archive it under a new name; see docs/incidents.md.",
+            cause: cause)
     }
 
     private func archivedIndex(_ name: PieceName, of i: IncarnationRecord) async throws -> PieceIndex? {

@@ -22,7 +22,13 @@ public actor Shipping {
     private var incarnation: IncarnationRecord?
     private var ledger = DurabilityLedger()
     private var checkpoint = Checkpoint()
+    /// Sequences of the last piece given out, and of the last one that counts as archived.
     private var given: UInt64 = 0
+    private var committed: UInt64 = 0
+    /// Pieces whose content is durable, as is that of all before them; in log order.
+    private var committable: [(sequence: UInt64, name: PieceName, index: PieceIndex)] = []
+    private var isCommitting = false
+    private var superseded: [UInt64: [PieceName]] = [:]
     private var pendingWatermark: (after: UInt64, time: Moment)?
     private var watermark: Moment?
     private var stopping = false
@@ -65,6 +71,9 @@ public actor Shipping {
             ledger = DurabilityLedger()
             pendingWatermark = nil
             given = 0
+            committed = 0
+            committable = []
+            superseded = [:]
             watermark = try await catalog.watermark(of: incarnation)
             try await log.start(from: state)
             output.info("archiving \(incarnation.kind) \(identity.identity) as \(incarnation.id)")
@@ -94,7 +103,7 @@ public actor Shipping {
                     group.addTask { try await self.archive(piece) }
                 case .watermark(let time):
                     pendingWatermark = (given, time)
-                    if ledger.isEmpty { try await advanceWatermark() }
+                    try await advanceWatermark()
                 case .gap(let gap):
                     try await catalog.record(gap, of: current())
                     output.error(
@@ -117,22 +126,34 @@ public actor Shipping {
     }
 
     private func archive(_ piece: LogPiece) async throws {
-        let incarnation = current()
         let packed = try await blocking { try PiecePacker.pack(piece) }
-        try await catalog.store(packed, of: incarnation)
-        for name in piece.supersedes { try await catalog.remove(name, of: incarnation) }
-        let before = checkpoint.count / Self.checkpointInterval
-        let safe = ledger.finish(piece.sequence, packed.index)
-        for piece in safe { checkpoint.add(piece.name, piece.index) }
-        if let last = safe.last {
-            await log.acknowledge(through: last.sequence)
-            if let pending = pendingWatermark, pending.after <= last.sequence { try await advanceWatermark() }
-            if checkpoint.count / Self.checkpointInterval != before { try await catalog.record(checkpoint, of: incarnation) }
+        try await catalog.storeContent(packed, of: current())
+        superseded[piece.sequence] = piece.supersedes
+        committable += ledger.finish(piece.sequence, packed.index)
+        try await commit()
+    }
+
+    /// Stores the indexes of pieces whose content is durable, one after the other in log order: after a crash at any moment the
+    /// archive ends where its first missing index is, and nothing behind it was acknowledged.
+    private func commit() async throws {
+        guard !isCommitting else { return }  // whoever is at it takes ours too
+        isCommitting = true
+        defer { isCommitting = false }
+        let incarnation = current()
+        while !committable.isEmpty {
+            let piece = committable.removeFirst()
+            try await catalog.storeIndex(piece.name, piece.index, of: incarnation)
+            for name in superseded.removeValue(forKey: piece.sequence) ?? [] { try await catalog.remove(name, of: incarnation) }
+            checkpoint.add(piece.name, piece.index)
+            committed = piece.sequence
+            await log.acknowledge(through: piece.sequence)
+            try await advanceWatermark()
+            if checkpoint.count % Self.checkpointInterval == 0 { try await catalog.record(checkpoint, of: incarnation) }
         }
     }
 
     private func advanceWatermark() async throws {
-        guard let pending = pendingWatermark else { return }
+        guard let pending = pendingWatermark, pending.after <= committed else { return }
         pendingWatermark = nil
         guard watermark.map({ $0 < pending.time }) ?? true else { return }
         let old = watermark

@@ -111,7 +111,11 @@ final class Connection {
         case PGRES_COMMAND_OK, PGRES_EMPTY_QUERY: return .done
         case PGRES_COPY_OUT: return .copyOut
         case PGRES_COPY_BOTH: return .copyBoth
-        default: throw Connection.error(result)
+        default:
+            let error = Connection.error(result)
+            // Up to the end of the command, so that another one can follow.
+            while let rest = try nextResult(timeout: timeout) { PQclear(rest) }
+            throw error
         }
     }
 
@@ -159,8 +163,10 @@ final class Connection {
         guard sent == 1, PQflush(handle) >= 0 else { throw lost() }
     }
 
-    func endCopy() throws {
-        guard PQputCopyEnd(handle, nil) == 1, PQflush(handle) >= 0 else { throw lost() }
+    /// Ends our side of a copy of which the server has ended its own. When the server ended it with an error there is nothing to end;
+    /// that error is the next answer.
+    func endCopy() {
+        if PQputCopyEnd(handle, nil) == 1 { PQflush(handle) }
     }
 
     /// Waits until there is something to read, or `wakeDescriptor` was written to, which is then emptied.

@@ -145,7 +145,7 @@ final class Receiver: Sendable {
                 switch try connection.answer() {
                 case .copyBoth?:
                     guard try receive() else { return }
-                    try connection.endCopy()
+                    connection.endCopy()
                 case .rows(let rows)?: if try follow(rows) { continue }
                 default: throw PostgresServer.notUnderstood("START_REPLICATION")
                 }

@@ -1,0 +1,216 @@
+import ArchiveCore
+import ArchiveTesting
+import DurableIO
+import Glibc
+import Runtime
+import Source
+import Testing
+
+@testable import SourcePostgres
+
+/// Drives a source as the agent does and keeps what an archive would.
+actor Collector {
+    private(set) var pieces: [LogPiece] = []
+    private(set) var gaps: [GapRecord] = []
+    private(set) var branches: [BranchRecord] = []
+    private(set) var watermark: Moment?
+    private(set) var failure: (any Error)?
+
+    func run(_ source: PostgresLogSource, from resume: ResumeState) async {
+        do {
+            try await source.start(from: resume)
+            while let output = try await source.next() {
+                switch output {
+                case .piece(let piece):
+                    pieces.append(piece)
+                    await source.acknowledge(through: piece.sequence)
+                case .gap(let gap): gaps.append(gap)
+                case .branch(let branch): branches.append(branch)
+                case .watermark(let time): watermark = time
+                case .historyChanged: break
+                }
+            }
+        } catch { failure = error }
+        await source.close()
+    }
+
+    var closed: [LogPiece] { pieces.filter { $0.name.part == nil } }
+    var end: UInt64 { pieces.map { $0.spans[0].end }.max() ?? 0 }
+
+    func resume(_ incarnation: IncarnationRecord) -> ResumeState {
+        var state = ResumeState(incarnation: incarnation, branches: branches)
+        for piece in closed { state.lastPiece[piece.name.branch] = piece.name }
+        let last = closed.last
+        for piece in pieces where piece.name.part != nil && piece.name.name > last?.name.name ?? "" {
+            state.tails.append(.init(name: piece.name, sha256: piece.frames[0].withUnsafeBytes { sha256($0) }))
+        }
+        return state
+    }
+}
+
+@Suite("Streaming from a real server", .serialized)
+struct StreamTests {
+    private func incarnation(_ source: PostgresLogSource) async throws -> IncarnationRecord {
+        let identity = try await source.identify()
+        return IncarnationRecord(
+            source: "main", id: "x-0001", kind: "postgres", identity: identity.identity, number: 1, created: now(), facts: identity.facts, reason: nil)
+    }
+
+    private func source(_ server: Server, _ state: TemporaryDirectory, slot: String = "tidemark") -> PostgresLogSource {
+        PostgresLogSource(conninfo: server.conninfo, slot: slot, stateDirectory: state.path, tail: 0.1)
+    }
+
+    private func position(_ server: Server) async throws -> UInt64 {
+        try #require(LSN(String(try await server.sql("SELECT pg_current_wal_flush_lsn()").prefix { $0 != "\n" }))).rawValue
+    }
+
+    @Test("segments and tails are the server's own bytes, and a second run goes on without a gap", .timeLimit(.minutes(3)), arguments: Server.bindirs)
+    func equal(_ bindir: String) async throws {
+        let server = try await Server(bindir)
+        let state = try TemporaryDirectory()
+        let first = source(server, state)
+        let incarnation = try await incarnation(first)
+        let one = Collector()
+        let task = Task { await one.run(first, from: ResumeState(incarnation: incarnation)) }
+        try await server.work("one")
+        try await server.sql("INSERT INTO one SELECT n, repeat('x', 500) FROM generate_series(10000, 14000) n")
+        let end = try await position(server)
+        try await eventually("the stream to reach \(end)") { await one.end >= end }
+        let written = now()
+        try await eventually("the watermark of an idle server") { await one.watermark.map { $0 > written } ?? false }
+        await first.stop()
+        await task.value
+        #expect(await one.failure == nil)
+
+        // The agent's own directory is lost: only the archive is left.
+        let fresh = try TemporaryDirectory()
+        let second = source(server, fresh)
+        let two = Collector()
+        let resumed = await one.resume(incarnation)
+        let again = Task { await two.run(second, from: resumed) }
+        try await server.work("two")
+        let later = try await position(server)
+        try await eventually("the second stream to reach \(later)") {
+            if let failure = await two.failure { throw failure }
+            return await two.end >= later
+        }
+        await second.stop()
+        await again.value
+        #expect(await two.failure == nil)
+        #expect(await two.gaps.isEmpty)
+
+        let closed = await one.closed + two.closed
+        #expect(closed.count >= 4)
+        var next = closed[0].spans[0].start
+        for piece in closed {
+            #expect(piece.spans[0].start == next)
+            next = piece.spans[0].end
+            let path = "\(server.data)/pg_wal/\(piece.name.name)"
+            if Files.exists(path) { #expect(try Files.read(path) == piece.frames[0]) }
+        }
+        // Every tail is a part of the segment that replaced it.
+        for tail in await one.pieces + two.pieces where tail.name.part != nil {
+            guard let segment = closed.first(where: { $0.name.name == tail.name.name }), let part = tail.name.part else { continue }
+            let start = Int(part.lowerBound - segment.spans[0].start)
+            #expect(Array(segment.frames[0][start..<start + part.count]) == tail.frames[0])
+        }
+        #expect(try Files.names(in: fresh.path + "/spool").filter { $0.hasSuffix(".partial") }.count <= 1)
+    }
+
+    @Test("a lost slot is a gap, and streaming goes on behind it", .timeLimit(.minutes(3)))
+    func gap() async throws {
+        let server = try await Server(try #require(Server.bindirs.first))
+        let first = source(server, try TemporaryDirectory())
+        let incarnation = try await incarnation(first)
+        let one = Collector()
+        let task = Task { await one.run(first, from: ResumeState(incarnation: incarnation)) }
+        try await server.work("one")
+        let end = try await position(server)
+        try await eventually("the stream to reach \(end)") { await one.end >= end }
+        await first.stop()
+        await task.value
+        try await eventually("the slot to be free") { try await server.sql("SELECT count(*) FROM pg_replication_slots WHERE active").hasPrefix("0") }
+        try await server.sql("SELECT pg_drop_replication_slot('tidemark')")
+        for i in 0..<8 {
+            try await server.sql("CREATE TABLE lost\(i) AS SELECT n, repeat('y', 500) FROM generate_series(1, 3000) n", "SELECT pg_switch_wal()", "CHECKPOINT")
+        }
+        let second = source(server, try TemporaryDirectory())
+        let two = Collector()
+        let resumed = await one.resume(incarnation)
+        let again = Task { await two.run(second, from: resumed) }
+        try await server.work("two")
+        let later = try await position(server)
+        try await eventually("the second stream to reach \(later)") {
+            if let failure = await two.failure { throw failure }
+            return await two.end >= later
+        }
+        await second.stop()
+        await again.value
+        let gaps = await two.gaps
+        #expect(gaps.count == 1)
+        #expect(gaps.first.map { $0.start < $0.end } == true)
+        #expect(await two.closed.first?.spans[0].start == gaps.first?.end)
+    }
+
+    @Test("another cluster, and a server that is behind the archive, are refused", .timeLimit(.minutes(2)))
+    func refused() async throws {
+        let server = try await Server(try #require(Server.bindirs.first))
+        let first = source(server, try TemporaryDirectory())
+        var incarnation = try await incarnation(first)
+        let size = try #require(SegmentSize(bytes: 1 << 20))
+        var ahead = ResumeState(incarnation: incarnation)
+        ahead.lastPiece[1] = PieceName(branch: 1, name: "000000010000000000000FFF")
+        #expect(SegmentName("000000010000000000000FFF", size: size) != nil)
+        let one = Collector()
+        await one.run(first, from: ahead)
+        #expect((await one.failure as? ArchiveError)?.code == .twoHistories)
+        incarnation.identity = "1"
+        let two = Collector()
+        await two.run(source(server, try TemporaryDirectory()), from: ResumeState(incarnation: incarnation))
+        #expect((await two.failure as? ArchiveError)?.code == .twoHistories)
+    }
+
+    @Test("a promoted standby's timeline is followed where it left the old one", .timeLimit(.minutes(3)), arguments: Server.bindirs)
+    func timelines(_ bindir: String) async throws {
+        let primary = try await Server(bindir)
+        let first = source(primary, try TemporaryDirectory())
+        let incarnation = try await incarnation(first)
+        try await primary.work("one")
+        let standby = try await Server(bindir, from: primary)
+        let one = Collector()
+        let task = Task { await one.run(first, from: ResumeState(incarnation: incarnation)) }
+        try await primary.sql("INSERT INTO one SELECT n, 'x' FROM generate_series(20000, 20100) n")
+        let end = try await position(primary)
+        try await eventually("the stream to reach \(end)") { await one.end >= end }
+        try await eventually("the standby to catch up") {
+            try await standby.sql("SELECT pg_last_wal_replay_lsn() >= '\(LSN(rawValue: end))'").hasPrefix("t")
+        }
+        await first.stop()
+        await task.value
+        try await primary.stop()
+        try await standby.run("pg_ctl", ["promote", "-D", standby.data, "-w"])
+        let second = source(standby, try TemporaryDirectory())
+        let two = Collector()
+        let resumed = await one.resume(incarnation)
+        let again = Task { await two.run(second, from: resumed) }
+        try await standby.work("two")
+        let later = try await position(standby)
+        try await eventually("the second stream to reach \(later)") {
+            if let failure = await two.failure { throw failure }
+            return await two.end >= later
+        }
+        await second.stop()
+        await again.value
+        #expect(await two.failure == nil)
+        #expect(await two.gaps.isEmpty)
+        let branch = try #require(await two.branches.first)
+        #expect(branch.branch == 2 && branch.fileName == "00000002.history" && branch.ancestors.first?.branch == 1)
+        let newest = await two.closed.filter { $0.name.branch == 2 }
+        #expect(!newest.isEmpty)
+        #expect(try newest.first.map { $0.spans[0].start <= (try #require(branch.ancestors.first)).end } == true)
+        for piece in newest {
+            let path = "\(standby.data)/pg_wal/\(piece.name.name)"
+            if Files.exists(path) { #expect(try Files.read(path) == piece.frames[0]) }
+        }
+    }
+}
