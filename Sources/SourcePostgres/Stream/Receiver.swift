@@ -127,6 +127,8 @@ final class Receiver: Sendable {
         private var lastStatus = 0.0
         private var lastQuestion = 0.0
         private var answered: UInt64 = 0
+        /// A reading of the server's clock that still lacks its proof; see `prove`.
+        private var candidate: (time: Moment, end: UInt64, repeated: Int)?
 
         init(receiver: Receiver, connection: Connection, sync: SyncThread, timeline: UInt32, position: UInt64, pace: Double) {
             self.receiver = receiver
@@ -199,7 +201,7 @@ final class Receiver: Sendable {
                 case .message: if message == .replyNow { try replyNow() }
                 case .nothing:
                     try spoolOpenSegment()
-                    _ = connection.wait(seconds: min(receiver.tail, 1, pace))
+                    _ = connection.wait(seconds: candidate != nil ? 0.01 : min(receiver.tail, 1, pace))
                 }
                 try afterwards(idle: outcome == .nothing)
             }
@@ -217,6 +219,8 @@ final class Receiver: Sendable {
             case UInt8(ascii: "w"):
                 let start = try number(1)
                 serverEnd = try number(9)
+                // The server looked up the end of its WAL for this message after it had read its clock for the last one.
+                prove(at: serverEnd)
                 guard start == position else {
                     throw ArchiveError(
                         .logDamaged, "PostgreSQL sent WAL from \(LSN(rawValue: start)) where \(LSN(rawValue: position)) was expected.",
@@ -227,11 +231,27 @@ final class Receiver: Sendable {
             case UInt8(ascii: "k"):
                 serverEnd = try number(1)
                 let clock = Moment(postgresMicroseconds: Int64(bitPattern: try number(9)))
-                let end = serverEnd
-                if end <= position { receiver.state.withLock { $0.clock = .init(time: clock, position: end) } }
+                if candidate?.end == serverEnd {
+                    candidate?.repeated += 1
+                    if candidate?.repeated == 2 { prove(at: serverEnd) }
+                } else {
+                    candidate = (clock, serverEnd, 0)
+                }
                 return message.count > 17 && message[17] != 0 ? .replyNow : .nothing
             default: return .nothing
             }
+        }
+
+        /// Settles up to where the log has to be archived so that nothing else was committed up to the candidate's time.
+        ///
+        /// A keepalive carries the clock, but only the end of what was *sent*: more may have been committed by then. It was not when
+        /// two more keepalives, each asked for after the one before, found nothing else to send; else the next message with WAL says
+        /// where the log ended.
+        private mutating func prove(at end: UInt64) {
+            guard let proven = candidate else { return }
+            candidate = nil
+            // An older reading is not given up for a newer one, or none would ever be reached under load.
+            receiver.state.withLock { if $0.clock == nil { $0.clock = .init(time: proven.time, position: end) } }
         }
 
         private mutating func append(_ bytes: UnsafeRawBufferPointer) throws {
@@ -328,7 +348,8 @@ final class Receiver: Sendable {
                 return (state.flushed, due ? state.takeWaiter() : nil)
             }
             waiter?.resume()
-            let question = idle && time - lastQuestion >= (position == answered ? Receiver.idleClock : max(receiver.tail, 0.2))
+            let pause = candidate != nil ? 0.01 : position == answered ? Receiver.idleClock : max(receiver.tail, 0.2)
+            let question = idle && time - lastQuestion >= pause
             if flushed != reported || time - lastStatus >= pace || question {
                 if question {
                     lastQuestion = time
