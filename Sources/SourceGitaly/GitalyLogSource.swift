@@ -27,6 +27,9 @@ public actor GitalyLogSource: LogSource {
     private var finished = false
     private var lastWatermark = Moment(rawValue: 0)
     private var isDirty = true
+    /// When the log was looked at last, and whether more was there than one piece takes.
+    private var lastLook: Moment?
+    private var isBehind = false
     private var sleeper: Task<Void, Never>?
 
     /// - Parameters:
@@ -59,23 +62,23 @@ public actor GitalyLogSource: LogSource {
             if !pending.isEmpty { return pending.removeFirst() }
             if finished { return nil }
             try Task.checkCancellation()
+            // Entries wait for others up to the interval; a backlog does not.
+            if !isBehind, let last = lastLook { await pause(until: last.adding(seconds: interval)) }
             let isLast = stopping
             let begun = now()
+            lastLook = begun
             let found = try await look(at: begun)
-            if found == 0 {
-                if isDirty || isLast || begun - lastWatermark >= Self.idleWatermark {
-                    lastWatermark = begun
-                    isDirty = false
-                    pending.append(.watermark(begun))
-                }
-                if isLast { finished = true }
-            } else {
+            if found > 0 {
                 isDirty = true
-                // A full pack means a backlog: look again at once.
-                if pending.isEmpty || isLast { continue }
+                continue
             }
-            if !pending.isEmpty { continue }
-            await pause(interval)
+            isBehind = false
+            if isDirty || isLast || begun - lastWatermark >= Self.idleWatermark {
+                lastWatermark = begun
+                isDirty = false
+                pending.append(.watermark(begun))
+            }
+            finished = isLast
         }
     }
 
@@ -89,10 +92,16 @@ public actor GitalyLogSource: LogSource {
             pending.append(.historyChanged(reason: reason))
             finished = true
         } else if !result.builder.isEmpty {
+            isBehind = result.builder.isFull
             let piece = result.builder.piece(number: number)
             unacknowledged.append((number, piece.spans.map { ($0.stream, $0.end - 1) }))
             number += 1
             pending.append(.piece(piece))
+            // Everything that was there when the look began is in the pieces given out by now.
+            if result.isComplete {
+                pending.append(.watermark(time))
+                lastWatermark = time
+            }
         }
         return pending.count
     }
@@ -102,6 +111,8 @@ public actor GitalyLogSource: LogSource {
         var positions: [String: ResumeState.Position]
         var proven: Set<String>
         var builder = PackBuilder()
+        /// Whether everything that was listed was taken.
+        var isComplete = true
         var gaps: [GapRecord] = []
         var historyChanged: String?
     }
@@ -114,6 +125,7 @@ public actor GitalyLogSource: LogSource {
         for (partition, lsns) in changes {
             if taken.builder.isFull {
                 taken.feed.forget(partition)
+                taken.isComplete = false
                 continue
             }
             if let reason = try taken.compare(partition, lsns) {
@@ -126,6 +138,7 @@ public actor GitalyLogSource: LogSource {
             for lsn in fresh {
                 if taken.builder.isFull {
                     taken.feed.forget(partition)
+                    taken.isComplete = false
                     break
                 }
                 // A listing made while entries arrive may show a later one and lack an earlier one that is there all the same.
@@ -137,12 +150,14 @@ public actor GitalyLogSource: LogSource {
                 guard let entry = try taken.feed.read(partition, lsn) else {
                     // Pruned while it was read: what comes next tells of the hole, or it is listed anew.
                     taken.feed.forget(partition)
+                    taken.isComplete = false
                     continue
                 }
                 if let due, lsn > due {
                     // One piece does not reach across a hole: what is before it is archived first.
                     if !taken.builder.isEmpty {
                         taken.feed.forget(partition)
+                        taken.isComplete = false
                         break
                     }
                     taken.gaps.append(
@@ -157,8 +172,9 @@ public actor GitalyLogSource: LogSource {
         return taken
     }
 
-    private func pause(_ seconds: Double) async {
-        guard !stopping else { return }
+    private func pause(until time: Moment) async {
+        let seconds = min(time - now(), interval)
+        guard !stopping, seconds > 0 else { return }
         let task = Task {
             // Ended early by `stop`, which is no failure.
             do { try await Task.sleep(for: .seconds(seconds)) } catch { return }

@@ -100,6 +100,26 @@ struct FileStoreTests {
         try await living.put([3], at: ObjectKey(known: "z"))
     }
 
+    @Test("many begin at the same moment, and none takes another's unfinished files for abandoned")
+    func beginTogether() async throws {
+        for round in 0..<20 {
+            let root = directory.path + "/round\(round)"
+            try await withThrowingTaskGroup(of: Void.self) { group in
+                for i in 0..<8 as Range<UInt8> {
+                    group.addTask {
+                        // Stores of their own, as processes would have, and two puts of each at once.
+                        let store = FileStore(path: root)
+                        async let first: Void = store.put([i], at: ObjectKey(known: "a/\(i)"))
+                        async let second: Void = store.put([i], at: ObjectKey(known: "b/\(i)"))
+                        _ = try await (first, second)
+                    }
+                }
+                try await group.waitForAll()
+            }
+            #expect(try await FileStore(path: root).listAll(prefix: "").count == 16)
+        }
+    }
+
     @Test("a place that cannot be written is named with its reason")
     func unwritable() async throws {
         try Files.writeDurably([1], to: directory.path + "/file")

@@ -117,17 +117,30 @@ public final class FileStore: ObjectStore {
         if let aside = state.withLock({ $0.aside }) { return aside }
         try ensureFolder("\(root)/.tmp")
         try removeAbandoned()
-        let path = "\(root)/.tmp/\(hex(UInt64.random(in: .min ... .max), 16))"
-        try ensureFolder(path)
-        let descriptor = try Descriptor(path, O_RDONLY | O_DIRECTORY)
-        guard try descriptor.lock() else { throw ArchiveError(.inputOutput, "'\(path)' was locked by somebody else.") }
-        let made = Aside(path: path, lock: LockedFolder(descriptor))
+        let made = try lockedFolder()
         let first = state.withLock { state in
             if state.aside == nil { state.aside = made }
             return state.aside
         }
         if let first, first !== made { rmdir(made.path) }
         return first ?? made
+    }
+
+    /// Makes a folder of our own. Between its making and its locking another process may take it for abandoned and remove it: then
+    /// another one is made.
+    private func lockedFolder() throws -> Aside {
+        for _ in 0..<100 {
+            let path = "\(root)/.tmp/\(hex(UInt64.random(in: .min ... .max), 16))"
+            guard mkdir(path, 0o700) == 0 else { throw ArchiveError.system("create the directory", path) }
+            let descriptor: Descriptor
+            do throws(ArchiveError) { descriptor = try Descriptor(path, O_RDONLY | O_DIRECTORY) } catch {
+                if !Files.exists(path) { continue }
+                throw error
+            }
+            guard try descriptor.lock(), Files.exists(path) else { continue }
+            return Aside(path: path, lock: LockedFolder(descriptor))
+        }
+        throw ArchiveError(.inputOutput, "No folder for unfinished objects could be kept in '\(root)/.tmp'.")
     }
 
     /// Removes what processes that are gone left half written.
