@@ -165,7 +165,7 @@ scenario_run() {
     sleep 3
 
     step "Harm: drop a table, delete a repository, force-push another"
-    deleted="$("$STANDIN" list "$STORAGE" | head -1)"
+    deleted="$("$STANDIN" list "$STORAGE" | sed -n 1p)"
     forced="$("$STANDIN" list "$STORAGE" | tail -1)"
     sql "$PG" "DROP TABLE precious"
     "$STANDIN" delete-repository "$STORAGE" "$deleted" --keep
