@@ -45,7 +45,7 @@ while read -r name path; do
     count=$((count + 1))
 done < <(archived_segments)
 # No hole: from the first to the last, as many as pg_receivewal has from there on.
-first="$(archived_segments | head -1 | cut -c1-24)"
+first="$(archived_segments | sed -n 1p | cut -c1-24)"
 expected=0
 for path in "$TM_WORK/received"/*; do
     segment="$(basename "$path")"
