@@ -147,12 +147,14 @@ public final class FileStore: ObjectStore {
     private func removeAbandoned() throws {
         for name in try Files.names(in: "\(root)/.tmp") {
             let path = "\(root)/.tmp/\(name)"
-            let free: Bool
-            do { free = try Descriptor(path, O_RDONLY).lock() } catch {
+            let descriptor: Descriptor
+            do throws(ArchiveError) { descriptor = try Descriptor(path, O_RDONLY) } catch {
                 if !Files.exists(path) { continue }
                 throw error
             }
-            if free { try Files.removeTree(path) }
+            // Locked until it is gone, so that its maker cannot lock it in between.
+            if try descriptor.lock() { try Files.removeTree(path) }
+            withExtendedLifetime(descriptor.raw) {}
         }
     }
 
