@@ -34,7 +34,7 @@ let package = Package(
         // The flow: source → pack → store → catalog → plan → restore. Each line may import only what it names.
         module("ArchiveCore", ["CHash"]),
         module("DurableIO", ["ArchiveCore", "CSystem"]),
-        module("Runtime", ["ArchiveCore"]),
+        module("Runtime", ["ArchiveCore", "CSystem"]),
         module("Source", ["ArchiveCore"]),
         module("SourcePostgres", ["ArchiveCore", "Source", "DurableIO", "Runtime", "CLibpq", "CCrypto"]),
         module("SourceGitaly", ["ArchiveCore", "Source", "DurableIO", "Runtime", "CCrypto"]),

@@ -8,3 +8,6 @@
 
 /// syncfs(2), which the C library shows only to those who ask for GNU's extensions.
 static inline int tidemark_syncfs(int descriptor) { return (int)syscall(SYS_syncfs, descriptor); }
+
+/// pipe2(2), for the same reason: a pipe that no other thread's child inherits.
+static inline int tidemark_pipe2(int ends[2], int flags) { return (int)syscall(SYS_pipe2, ends, flags); }

@@ -1,4 +1,5 @@
 import ArchiveCore
+import CSystem
 import Glibc
 import Synchronization
 
@@ -28,11 +29,22 @@ public struct Subprocess: Sendable {
 
     /// - Throws: `.inputOutput` when the program cannot be started, `CancellationError`.
     public func run() async throws -> Result {
-        let child = Mutex<pid_t>(0)
+        // The cancellation may come before the child is there: whichever is second ends it.
+        let child = Mutex<(pid: pid_t, cancelled: Bool)>((0, false))
         let result = try await withTaskCancellationHandler {
-            try await blocking { try self.runBlocking { pid in child.withLock { $0 = pid } } }
+            try await blocking {
+                try self.runBlocking { pid in
+                    child.withLock {
+                        $0.pid = pid
+                        if pid > 0 && $0.cancelled { kill(pid, SIGTERM) }
+                    }
+                }
+            }
         } onCancel: {
-            child.withLock { if $0 > 0 { kill($0, SIGTERM) } }
+            child.withLock {
+                $0.cancelled = true
+                if $0.pid > 0 { kill($0.pid, SIGTERM) }
+            }
         }
         try Task.checkCancellation()
         return result
@@ -46,13 +58,12 @@ public struct Subprocess: Sendable {
         }
         var out: [Int32] = [0, 0]
         var err: [Int32] = [0, 0]
-        guard pipe(&out) == 0 else { throw ArchiveError(.inputOutput, "No pipe could be made: error \(errno).") }
-        guard pipe(&err) == 0 else {
+        guard tidemark_pipe2(&out, O_CLOEXEC) == 0 else { throw ArchiveError(.inputOutput, "No pipe could be made: error \(errno).") }
+        guard tidemark_pipe2(&err, O_CLOEXEC) == 0 else {
             close(out[0])
             close(out[1])
             throw ArchiveError(.inputOutput, "No pipe could be made: error \(errno).")
         }
-        for end in out + err { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
         var actions = posix_spawn_file_actions_t()
         posix_spawn_file_actions_init(&actions)
         defer { posix_spawn_file_actions_destroy(&actions) }

@@ -57,10 +57,13 @@ struct RuntimeTests {
 
     @Test("a cancelled child is ended", .timeLimit(.minutes(1)))
     func cancelled() async throws {
-        let task = Task { try await Subprocess(["sleep", "600"]).run() }
-        try await Task.sleep(for: .milliseconds(100))
-        task.cancel()
-        await #expect(throws: CancellationError.self) { try await task.value }
+        // Before it is started, about then, and while it runs.
+        for delay in [0, 1, 5, 100] {
+            let task = Task { try await Subprocess(["sleep", "600"]).run() }
+            try await Task.sleep(for: .milliseconds(delay))
+            task.cancel()
+            await #expect(throws: CancellationError.self) { try await task.value }
+        }
     }
 
     @Test("a durable file appears whole or not at all, and a tree goes without following links")
