@@ -89,7 +89,7 @@ public struct Subprocess: Sendable {
         var pid: pid_t = 0
         let code =
             if envp != nil { posix_spawnp(&pid, command[0], &actions, &attributes, &argv, &envp!) } else {
-                posix_spawnp(&pid, command[0], &actions, &attributes, &argv, environ)
+                posix_spawnp(&pid, command[0], &actions, &attributes, &argv, Glibc.environ)
             }
         close(out[1])
         close(err[1])
