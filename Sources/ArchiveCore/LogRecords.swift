@@ -172,7 +172,7 @@ public struct LogPiece: Sendable {
 
 /// What the archive knows of a piece without reading it: an object of its own beside the piece, written after it.
 ///
-/// Stored in protobuf's wire format; the field numbers are in `docs/format.md`.
+/// Stored in protobuf's wire format; the field numbers are in `docs/archive-format.md`.
 public struct PieceIndex: Sendable, Hashable {
     public var spans: [LogSpan]
     public var events: [LogEvent]

@@ -3,7 +3,7 @@ import Foundation
 import Pack
 import Store
 
-/// What is in an archive: the one place that knows the names of its objects. `docs/format.md` describes them.
+/// What is in an archive: the one place that knows the names of its objects. `docs/archive-format.md` describes them.
 public struct Catalog: Sendable {
     public let store: any ObjectStore
     public let identity: ArchiveIdentity
