@@ -128,7 +128,10 @@ PY
 
 # -------------------------------------------------------------------------------------------- packages
 
-TM_PACKAGES="libpq-dev libzstd-dev libssl-dev libyaml-dev pkg-config postgresql-15 zstd xz-utils git python3-venv lz4"
+# The last two lines are what a Swift toolchain itself needs to run and to link.
+TM_PACKAGES="libpq-dev libzstd-dev libssl-dev libyaml-dev pkg-config postgresql-15 zstd xz-utils git python3-venv lz4
+    ca-certificates tzdata binutils libc6-dev libgcc-12-dev libstdc++-12-dev libcurl4 libedit2 libncurses6 libpython3.11
+    libsqlite3-0 libxml2 libz3-4"
 
 install_packages() {
     local missing=() p
