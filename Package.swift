@@ -57,6 +57,7 @@ let package = Package(
         tests("RuntimeTests", ["Runtime", "DurableIO"]),
         tests("StoreTests", ["Store", "DurableIO"]),
         tests("PackTests", ["Pack", "Catalog", "Planner", "Store"]),
+        tests("RestoreTests", ["Restore", "Catalog", "Pack", "Store", "SourceGitaly", "DurableIO"]),
         tests("SourceGitalyTests", ["SourceGitaly", "Source"], fixtures: true),
         tests("SourcePostgresTests", ["SourcePostgres", "Source", "Runtime"]),
         tests("CommandTests", ["tidemark"]),

@@ -5,7 +5,8 @@ extension Catalog {
     /// A file of the log under the source's own name: a closed piece, its tails put together and filled with zeros, or the file that
     /// tells of a branch.
     ///
-    /// - Returns: `nil` when the archive has no such file.
+    /// - Returns: `nil` when the archive has no such file, and the log ends or branches off there.
+    /// - Throws: `.archiveGap` when it has what comes before and after: a recovery that ended there would end too early.
     public func file(named name: String, of i: IncarnationRecord) async throws -> [UInt8]? {
         if let branch = try await branches(of: i).first(where: { $0.fileName == name }) { return branch.file }
         guard name.utf8.count == 24, let branch = UInt32(hexDigits: Array(name.utf8.prefix(8))) else { return nil }
@@ -17,7 +18,17 @@ extension Catalog {
             return try await read(closed, index: try await index(of: closed, of: i), of: i).flatMap { $0 }
         }
         let tails = indexed.filter { $0.part != nil }
-        guard !tails.isEmpty else { return nil }
+        guard !tails.isEmpty else {
+            let folder = "\(prefix)\(hex(UInt64(branch), 8))/"
+            let first = try await store.list(prefix: folder, after: nil, limit: 1).first?.key.path
+            let later = try await store.list(prefix: folder, after: "\(prefix)\(piece)/", limit: 1).first?.key.path
+            if let first, let later, first < "\(prefix)\(piece)" {
+                throw ArchiveError(
+                    .archiveGap, "The log of '\(i.source)' has a hole: '\(name)' is missing, and '\(later)' is there.",
+                    remedy: "Restore to a time before it, or from a newer base; `tidemark window` lists what can be reached.")
+            }
+            return nil
+        }
         guard let size = i.facts["segment-size"].flatMap(UInt64.init) else {
             throw ArchiveError(.archiveDamaged, "The record of '\(i.source)' does not say how large its files are.")
         }

@@ -41,7 +41,7 @@ public enum PiecePacker {
             let start = Int(frame.offset - base)
             let raw: [UInt8]
             do { raw = try Zstd.decompress(bytes[start..<start + Int(frame.length)], limit: frame.rawLength) } catch {
-                throw damaged(name, error.message)
+                throw damaged(name, String(error.message.dropLast()))
             }
             guard UInt64(raw.count) == frame.rawLength, SHA256.of(raw) == frame.sha256 else {
                 throw damaged(name, "its content's SHA-256 is not the recorded one")

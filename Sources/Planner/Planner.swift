@@ -184,7 +184,7 @@ private struct Streams {
         let gap = view.gaps.first { $0.stream == name && $0.start <= reached && $0.end > reached }
         throw PlanRefusal(
             kind: .gap,
-            reason: "the log of stream \(name) has a hole at \(reached)" + (gap.map { ": \($0.cause)" } ?? ""),
+            reason: "the log of stream \(name) has a hole at \(view.describe(reached))" + (gap.map { ": \($0.cause)" } ?? ""),
             earliest: nil, latest: nil)
     }
 

@@ -21,10 +21,13 @@ public struct LogView: Sendable {
     /// Whether streams that no base mentions begin empty at `firstOffset`.
     public var streamsMayBeginEmpty: Bool
     public var firstOffset: UInt64
+    /// An offset as the source's own tools write it.
+    public var describe: @Sendable (UInt64) -> String
 
     public init(
         source: String, incarnation: IncarnationRecord, pieces: [(name: PieceName, index: PieceIndex)], branches: [BranchRecord],
-        gaps: [GapRecord], watermark: Moment?, streamsMayBeginEmpty: Bool, firstOffset: UInt64
+        gaps: [GapRecord], watermark: Moment?, streamsMayBeginEmpty: Bool, firstOffset: UInt64,
+        describe: @escaping @Sendable (UInt64) -> String = { "\($0)" }
     ) {
         self.source = source
         self.incarnation = incarnation
@@ -34,6 +37,7 @@ public struct LogView: Sendable {
         self.watermark = watermark
         self.streamsMayBeginEmpty = streamsMayBeginEmpty
         self.firstOffset = firstOffset
+        self.describe = describe
     }
 
     /// The newest time that can be restored to: the watermark, or, in a source of one stream, its last commit.

@@ -56,7 +56,7 @@ public struct PlanLoader: Sendable {
         return LogView(
             source: incarnation.source, incarnation: incarnation, pieces: pieces, branches: try await catalog.branches(of: incarnation),
             gaps: try await catalog.gaps(of: incarnation), watermark: try await catalog.watermark(of: incarnation),
-            streamsMayBeginEmpty: kind.streamsMayBeginEmpty, firstOffset: kind.firstOffset)
+            streamsMayBeginEmpty: kind.streamsMayBeginEmpty, firstOffset: kind.firstOffset, describe: { kind.describe(offset: $0) })
     }
 
     private func refused(

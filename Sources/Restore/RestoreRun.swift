@@ -75,9 +75,11 @@ public struct RestoreRun: Sendable {
             steps.append((name, Double(taken.seconds) + Double(taken.attoseconds) / 1e18))
             return result
         }
+        let parent = Files.parent(of: final)
+        let parentIsNew = !Files.exists(parent)
         do {
             try await blocking {
-                try Files.makeDirectory(Files.parent(of: final), mode: 0o755)
+                try Files.makeDirectory(parent, mode: 0o755)
                 try Files.makeDirectory(staging)
             }
             let index = try await step("read the base's index") { try await catalog.treeIndex(of: plan.base, in: plan.incarnation) }
@@ -106,7 +108,11 @@ public struct RestoreRun: Sendable {
             return RestoreReport(steps: steps.map { (name: $0.0, seconds: $0.1) }, outcome: outcome)
         } catch {
             // Nothing of a failed restore stays behind; the archive has everything.
-            try await blocking { try Files.removeTree(staging) }
+            try await blocking {
+                try Files.removeTree(staging)
+                // Not empty: another part of the same restore is there.
+                if parentIsNew, rmdir(parent) != 0, errno != ENOTEMPTY, errno != ENOENT { throw ArchiveError.system("remove the directory", parent) }
+            }
             throw error
         }
     }

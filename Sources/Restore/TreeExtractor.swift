@@ -19,6 +19,7 @@ struct TreeExtractor: Sendable {
 
     /// - Throws: `.objectDamaged`, `.inputOutput`, `CancellationError`.
     func run() async throws {
+        try checkPaths()
         let files = index.entries.filter { $0.kind == .file && $0.size > 0 }.sorted { $0.offset < $1.offset }
         try await blocking { try self.layOut(spanning: files) }
         let done = Counter()
@@ -36,6 +37,21 @@ struct TreeExtractor: Sendable {
             try await group.waitForAll()
         }
         try await blocking { try self.finish(spanning: files) }
+    }
+
+    /// Nothing may lie below a symbolic link or a file of the base: it would be written somewhere else.
+    private func checkPaths() throws {
+        var directories: Set<[UInt8]> = []
+        var others: Set<[UInt8]> = []
+        for entry in index.entries { if entry.kind == .directory { directories.insert(entry.path) } else { others.insert(entry.path) } }
+        for entry in index.entries {
+            let parent = entry.path.lastIndex(of: UInt8(ascii: "/")).map { Array(entry.path[..<$0]) }
+            guard parent.map({ directories.contains($0) && !others.contains($0) }) ?? true else {
+                throw ArchiveError(
+                    .objectDamaged, "The base \(base.id) holds '\(entry.displayPath)' below something that is no directory of it; nothing was restored.",
+                    remedy: "Restore from another base, and find out who can write to the archive.")
+            }
+        }
     }
 
     private func path(_ entry: TreeEntry) -> [CChar] {

@@ -28,9 +28,12 @@ public actor SourceKeeper {
         await shipping.stop()
     }
 
+    /// Whether trying again could only write two histories under one name: somebody has to look.
+    private static func isFinal(_ error: any Error) -> Bool { (error as? ArchiveError)?.code == .twoHistories }
+
     /// Runs until stopped.
     ///
-    /// - Throws: `.alreadyRunning` when another process archives the source.
+    /// - Throws: `.alreadyRunning` when another process archives the source, `.twoHistories` when it is not the one in the archive.
     public func run() async throws {
         let held = try await blocking { [locks, source = shipping.source] in try SourceLock(locks, source: source) }
         defer { withExtendedLifetime(held) {} }
@@ -41,8 +44,7 @@ public actor SourceKeeper {
                 try await shipping.run()
                 return
             } catch {
-                if Task.isCancelled { throw error }
-                if stopping { throw error }
+                if Task.isCancelled || stopping || Self.isFinal(error) { throw error }
                 if ContinuousClock.now - begun > .seconds(60) { pause = Self.pauses.first }
                 output.error("\(error) Trying again in \(pause) s.")
                 let seconds = pause

@@ -167,25 +167,33 @@ public actor Shipping {
 }
 
 extension Catalog {
+    /// Whether the source's newest incarnation in the archive is the history of the one that shows this identity.
+    ///
+    /// - Returns: `false` when another incarnation is to begin.
+    /// - Throws: `.twoHistories` when another source has the name.
+    public func recognises(_ identity: SourceIdentity, source: String, kind: String) async throws -> Bool {
+        guard let newest = try await incarnations(of: source).last else { return false }
+        guard newest.kind == kind else {
+            throw ArchiveError(
+                .twoHistories, "'\(source)' is a source of the kind '\(newest.kind)' in this archive, not '\(kind)'.",
+                remedy: "Give the source another name in the configuration.")
+        }
+        if newest.identity == identity.identity { return true }
+        guard identity.mayChange else {
+            throw ArchiveError(
+                .twoHistories,
+                "'\(source)' has the identity \(identity.identity), but the archive holds \(newest.identity) under that name.",
+                remedy: "Connect to the right server, or give the new one another name in the configuration.")
+        }
+        return false
+    }
+
     /// The source's newest incarnation when it still is the same history, else a new one.
     func adopt(
         _ identity: SourceIdentity, source: String, kind: String, at time: Moment, because reason: String?
     ) async throws -> IncarnationRecord {
         let known = try await incarnations(of: source)
-        if let newest = known.last {
-            guard newest.kind == kind else {
-                throw ArchiveError(
-                    .twoHistories, "'\(source)' is a source of the kind '\(newest.kind)' in this archive, not '\(kind)'.",
-                    remedy: "Give the source another name in the configuration.")
-            }
-            if newest.identity == identity.identity, reason == nil { return newest }
-            guard identity.mayChange || newest.identity == identity.identity else {
-                throw ArchiveError(
-                    .twoHistories,
-                    "'\(source)' has the identity \(identity.identity), but the archive holds \(newest.identity) under that name.",
-                    remedy: "Connect to the right server, or give the new one another name in the configuration.")
-            }
-        }
+        if try await recognises(identity, source: source, kind: kind), reason == nil, let newest = known.last { return newest }
         let number = (known.last?.number ?? 0) + 1
         let digits = String(number)
         let record = IncarnationRecord(

@@ -35,8 +35,26 @@ public struct PostgresRestoreTarget: RestoreTarget {
         var warnings: [String] = []
         // Recovery must not stop before the base is consistent; the record that begins at its end is the one that closes the segment.
         let target = LSN(rawValue: max(cut.through ?? 0, stop.rawValue))
+        do {
+            try await blocking { try placeTablespaces(job) }
+            warnings += try await bring(job, to: target, on: cut.branch, from: start, stop: stop, segmentSize: size)
+        } catch {
+            try await blocking { try takeBackTablespaces(job) }
+            throw error
+        }
+        return RestoreOutcome(
+            facts: [
+                ("recovered to", job.recover == .promote ? "\(target), promoted and stopped" : "\(target) when it is started"),
+                ("timeline", job.recover == .promote ? "a new one after \(cut.branch)" : "\(cut.branch)"), ("PostgreSQL", "\(try Self.major(job.base))"),
+            ], warnings: warnings)
+    }
+
+    /// Runs the recovery, or prepares it. - Returns: warnings.
+    private func bring(
+        _ job: RestoreJob, to target: LSN, on timeline: UInt32, from start: LSN, stop: LSN, segmentSize size: UInt64
+    ) async throws -> [String] {
+        var warnings: [String] = []
         let user = job.recover == .promote ? try Programs.user() : (geteuid() == 0 ? try? Programs.user() : nil)
-        try await blocking { try placeTablespaces(job) }
         if Files.exists(job.directory + "/postgresql.conf") == false {
             warnings.append("the base has no postgresql.conf (it lies outside of the data directory): a minimal one was written; put yours in place")
             try await blocking { try writeMinimalConfiguration(job.directory) }
@@ -48,22 +66,18 @@ public struct PostgresRestoreTarget: RestoreTarget {
             if let user { try await blocking { try giveTo(user, job.directory); try giveTo(user, feederDirectory); try giveTablespacesTo(user, job) } }
             switch job.recover {
             case .none:
-                try await prepareOnly(job, feeder: feeder, target: target, timeline: cut.branch, start: start, stop: stop)
+                try await prepareOnly(job, feeder: feeder, target: target, timeline: timeline, start: start, stop: stop)
                 if let user { try await blocking { try giveTo(user, job.directory) } }
             case .promote:
                 let programs = try Programs.find(major: try Self.major(job.base), bindir: job.bindir)
-                try await Recovery(job: job, programs: programs, user: user, feeder: feeder, target: target, timeline: cut.branch).run()
+                try await Recovery(job: job, programs: programs, user: user, feeder: feeder, target: target, timeline: timeline).run()
             }
             try await blocking { try Files.removeTree(feederDirectory) }
         } catch {
             try await blocking { try Files.removeTree(feederDirectory) }
             throw error
         }
-        return RestoreOutcome(
-            facts: [
-                ("recovered to", job.recover == .promote ? "\(target), promoted and stopped" : "\(target) when it is started"),
-                ("timeline", job.recover == .promote ? "a new one after \(cut.branch)" : "\(cut.branch)"), ("PostgreSQL", "\(try Self.major(job.base))"),
-            ], warnings: warnings)
+        return warnings
     }
 
     // MARK: The directory
@@ -94,6 +108,17 @@ public struct PostgresRestoreTarget: RestoreTarget {
             }
             guard symlink(place, inside) == 0 else { throw ArchiveError.system("create the symbolic link", inside) }
             try Files.syncFileSystem(of: place)
+        }
+    }
+
+    /// Removes what a restore that failed had put outside of its directory.
+    private func takeBackTablespaces(_ job: RestoreJob) throws {
+        for (oid, old) in try tablespaces(job) {
+            // A link inside means that it was placed by us.
+            guard let status = try Files.status("\(job.directory)/pg_tblspc/\(oid)"), status.st_mode & S_IFMT == S_IFLNK else { continue }
+            let place = job.mappings[old] ?? "\(job.finalDirectory).tablespaces/\(oid)"
+            try Files.removeTree(place)
+            if job.mappings[old] == nil, rmdir(Files.parent(of: place)) != 0, errno != ENOTEMPTY { throw ArchiveError.system("remove the directory", Files.parent(of: place)) }
         }
     }
 

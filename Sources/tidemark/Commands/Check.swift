@@ -1,5 +1,6 @@
 import ArchiveCore
 import Catalog
+import Sidecar
 import Source
 import Store
 
@@ -10,8 +11,10 @@ let checkCommand = Command(
     let configuration = try Shared.configuration(arguments)
     var findings: [String: [Finding]] = [:]
     var order = ["archive"]
+    var opened: Catalog?
     do {
         let catalog = try await Catalog.open(try StoreLocation(configuration.archive).open())
+        opened = catalog
         findings["archive"] = [Finding(.ok, "archive", "\(configuration.archive) is an archive of format \(catalog.identity.format)")]
         let probe = ObjectKey(known: "probe/\(hex(UInt64.random(in: .min ... .max), 16))")
         do {
@@ -31,7 +34,18 @@ let checkCommand = Command(
     }
     for source in try Shared.sources(arguments, of: configuration) {
         order.append(source.name)
-        findings[source.name] = await Registry.component(source, of: configuration).component.check()
+        let (kind, component) = Registry.component(source, of: configuration)
+        findings[source.name] = await component.check()
+        // What the source cannot tell by itself: whether it is the one that this archive has under the name.
+        if let opened, !(findings[source.name] ?? []).contains(where: { $0.level == .failure }) {
+            do {
+                let isKnown = try await opened.recognises(try await component.makeSnapshotSource().identify(), source: source.name, kind: kind)
+                findings[source.name]?.append(
+                    Finding(.ok, source.name, isKnown ? "the archive has its history" : "a history begins in the archive when the agent starts"))
+            } catch let error as ArchiveError {
+                findings[source.name]?.append(Finding(.failure, source.name, error.message, remedy: error.remedy))
+            }
+        }
     }
     let all = order.flatMap { findings[$0] ?? [] }
     if arguments.has("json") { try Output.json(findings) } else {
