@@ -8,7 +8,7 @@ import Synchronization
 /// Puts archived WAL where a recovering server's restore_command takes it from, ahead of need and not too far ahead.
 ///
 /// The command is a few lines of shell: it waits until the file is there, or until it is told that there is none, or that fetching
-/// failed. PostgreSQL takes statuses from 1 to 125 as "there is none" and promotes, so a failure ends with 126.
+/// failed. PostgreSQL takes statuses from 1 to 125 as "there is none" and promotes, so a failure ends with 128.
 final class SegmentFeeder: Sendable {
     /// Segments that lie ready at most.
     private static let ahead = 24
@@ -28,7 +28,7 @@ final class SegmentFeeder: Sendable {
 
     /// The setting for PostgreSQL; `%f` and `%p` are its own.
     var restoreCommand: String {
-        "d=\(directory); while :; do if mv \"$d/%f\" \"%p\" 2>/dev/null; then exit 0; fi; if [ -e \"$d/failed\" ]; then exit 126; fi; "
+        "d=\(directory); while :; do if mv \"$d/%f\" \"%p\" 2>/dev/null; then exit 0; fi; if [ -e \"$d/failed\" ]; then exit 128; fi; "
             + "case %f in *.history|*.backup) exit 1;; esac; "
             + "if [ -e \"$d/taken-%f\" ]; then cp \"$d/taken-%f\" \"%p\"; exit 0; fi; if [ -e \"$d/complete\" ]; then exit 1; fi; sleep 0.01; done"
     }

@@ -4,8 +4,9 @@ import DurableIO
 import Glibc
 import Runtime
 
-/// PostgreSQL takes statuses 1 to 125 as "there is no such file" and ends recovery early; whatever else went wrong must be above.
-private let failed: Int32 = 126
+/// PostgreSQL takes statuses 1 to 125 as "there is no such file" and ends recovery early; whatever else went wrong must be above; it has words of
+/// its own for 126 and 127, which would mislead.
+private let failed: Int32 = 128
 
 let walFetchCommand = Command(
     "wal-fetch", "Fetch one file of the log, for PostgreSQL's restore_command.", options: [Shared.config, Shared.archive, Shared.source],
