@@ -276,10 +276,22 @@ public struct TreeIndex: Sendable, Hashable {
 
 /// Whether `path` is relative, not empty, and without empty, `.` or `..` parts and NUL bytes.
 public func isSafeRelativePath(_ path: some Collection<UInt8>) -> Bool {
-    guard !path.isEmpty, !path.contains(0) else { return false }
-    return path.split(separator: UInt8(ascii: "/"), omittingEmptySubsequences: false).allSatisfy { part in
-        !part.isEmpty && !part.elementsEqual(".".utf8) && !part.elementsEqual("..".utf8)
+    // Bytes of the part so far, and whether all of them were dots.
+    var length = 0
+    var isDots = true
+    for byte in path {
+        switch byte {
+        case 0: return false
+        case 0x2F:
+            if length == 0 || isDots && length <= 2 { return false }
+            length = 0
+            isDots = true
+        default:
+            length += 1
+            if byte != 0x2E { isDots = false }
+        }
     }
+    return !(length == 0 || isDots && length <= 2)
 }
 
 /// Where one stream stops: the last record that a restore applies.

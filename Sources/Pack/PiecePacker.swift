@@ -12,9 +12,10 @@ public enum PiecePacker {
     public static func pack(_ piece: LogPiece, level: Int32 = Zstd.defaultLevel) throws(ArchiveError) -> PackedPiece {
         var object: [UInt8] = []
         var frames: [LogFrame] = []
+        var compressor = try Zstd.Compressor(level: level)
         for raw in piece.frames {
             let offset = object.count
-            try Zstd.compress(raw, level: level, into: &object)
+            try compressor.compress(raw, into: &object)
             frames.append(
                 LogFrame(
                     offset: UInt64(offset), length: UInt64(object.count - offset), rawLength: UInt64(raw.count),
@@ -34,13 +35,15 @@ public enum PiecePacker {
         _ bytes: [UInt8], from base: UInt64 = 0, frames: [LogFrame], of name: String
     ) throws(ArchiveError) -> [[UInt8]] {
         var contents: [[UInt8]] = []
+        contents.reserveCapacity(frames.count)
+        var decompressor = try Zstd.Decompressor()
         for frame in frames {
             guard frame.offset >= base, frame.offset - base <= UInt64(bytes.count),
                 frame.length <= UInt64(bytes.count) - (frame.offset - base)
             else { throw damaged(name, "it has \(bytes.count) bytes and a frame ends at \(frame.offset &+ frame.length)") }
             let start = Int(frame.offset - base)
             let raw: [UInt8]
-            do { raw = try Zstd.decompress(bytes[start..<start + Int(frame.length)], limit: frame.rawLength) } catch {
+            do { raw = try decompressor.decompress(bytes[start..<start + Int(frame.length)], limit: frame.rawLength) } catch {
                 throw damaged(name, String(error.message.dropLast()))
             }
             guard UInt64(raw.count) == frame.rawLength, SHA256.of(raw) == frame.sha256 else {

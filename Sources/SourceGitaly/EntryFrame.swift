@@ -42,22 +42,35 @@ enum EntryFrame {
     }
 
     private static func read(_ frames: [[UInt8]]) throws(WireError) -> ReplayableEntry {
-        var place: (partition: String, lsn: UInt64)?
+        var place: (partition: String, lsn: UInt64, folder: String)?
         var manifest: [UInt8]?
         var files: [String: ReplayableEntry.File] = [:]
         var links: [Int: ReplayableEntry.File] = [:]
         for frame in frames {
             for member in try TarBlocks.members(of: frame) {
-                let parts = member.name.split(separator: "/", omittingEmptySubsequences: true).map(String.init)
-                guard (2...4).contains(parts.count), parts[0].utf8.allSatisfy({ (0x30...0x39).contains($0) }), let lsn = PartitionLSN(parts[1]),
-                    place.map({ $0.partition == parts[0] && $0.lsn == lsn.rawValue }) ?? true
-                else { throw WireError(offset: 0, reason: "'\(member.name)' does not belong to it") }
-                place = (parts[0], lsn.rawValue)
-                guard !member.isDirectory else { continue }
+                let foreign = WireError(offset: 0, reason: "'\(member.name)' does not belong to it")
+                if place == nil {
+                    let parts = member.name.utf8.split(separator: 0x2F, omittingEmptySubsequences: false)
+                    guard parts.count >= 2, !parts[0].isEmpty, parts[0].allSatisfy({ (0x30...0x39).contains($0) }),
+                        let lsn = PartitionLSN(String(decoding: parts[1], as: UTF8.self))
+                    else { throw foreign }
+                    let partition = String(decoding: parts[0], as: UTF8.self)
+                    place = (partition, lsn.rawValue, "\(partition)/\(lsn)/")
+                }
+                guard let place, member.name.hasPrefix(place.folder) else { throw foreign }
+                let inner = member.name.dropFirst(place.folder.count)
+                if member.isDirectory {
+                    guard inner.isEmpty || inner == Self.links + "/" else { throw foreign }
+                    continue
+                }
                 let file = ReplayableEntry.File(bytes: Array(member.content), mode: member.mode & 0o777)
-                if parts.count == 4, parts[2] == Self.links, let index = Int(parts[3]) { links[index] = file } else if parts.count == 3 {
-                    if parts[2] == "MANIFEST" { manifest = file.bytes } else { files[parts[2]] = file }
-                } else { throw WireError(offset: 0, reason: "'\(member.name)' does not belong to it") }
+                if inner.utf8.contains(0x2F) {
+                    guard inner.hasPrefix(Self.links + "/"), let index = Int(inner.dropFirst(Self.links.count + 1)) else { throw foreign }
+                    links[index] = file
+                } else if inner == "MANIFEST" { manifest = file.bytes } else {
+                    guard !inner.isEmpty else { throw foreign }
+                    files[String(inner)] = file
+                }
             }
         }
         guard let place, let manifest else { throw WireError(offset: 0, reason: "it has no MANIFEST") }

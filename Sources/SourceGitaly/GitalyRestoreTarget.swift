@@ -26,55 +26,107 @@ public struct GitalyRestoreTarget: RestoreTarget {
             let end = max(cut.through.map { $0 + 1 } ?? 0, starts[cut.stream]?.end ?? 0)
             last[cut.stream] = end
         }
-        var replayer = Replayer(root: job.directory)
         let total = UInt64(job.cuts.reduce(0) { sum, cut in
             sum + Int(clamping: (last[cut.stream] ?? 0) - min(last[cut.stream] ?? 0, next[cut.stream] ?? 0))
         })
-        for piece in job.log.pieces {
+        // Partitions know nothing of each other, but for the folders above repositories, which are only ever made.
+        var lanes = (0..<Self.width).map { _ in Lane(replayer: Replayer(root: job.directory), next: [:]) }
+        for (stream, due) in next { lanes[Self.lane(of: stream)].next[stream] = due }
+        var coming: Task<[[Record]], any Error>?
+        defer { coming?.cancel() }
+        for (number, piece) in job.log.pieces.enumerated() {
             try Task.checkCancellation()
-            var wanted: [(event: LogEvent, frames: [Int])] = []
-            for (i, event) in piece.index.events.enumerated() {
-                let stream = piece.index.spans[event.span].stream
-                guard let due = next[stream], let end = last[stream], event.start >= due, event.start < end, let frame = event.frame else {
-                    continue
-                }
-                // Materialised links follow their entry in a frame of their own.
-                let following = i + 1 < piece.index.events.count ? piece.index.events[i + 1].frame ?? frame + 1 : piece.index.frames.count - 1
-                wanted.append((event, Array(frame..<max(frame + 1, following))))
+            let records: [[Record]]
+            if let coming { records = try await coming.value } else { records = try await Self.records(of: piece, in: job.log, next, last) }
+            // The next piece is read while this one is replayed.
+            coming = nil
+            if number + 1 < job.log.pieces.count {
+                let (log, following, next, last) = (job.log, job.log.pieces[number + 1], next, last)
+                coming = Task { try await Self.records(of: following, in: log, next, last) }
             }
-            guard !wanted.isEmpty else { continue }
-            let contents = try await job.log.read(piece, frames: wanted.flatMap(\.frames))
-            let state = (replayer, next)
-            let selection = wanted
-            (replayer, next) = try await blocking {
-                var (replayer, next) = state
-                var at = 0
-                for (event, frames) in selection {
-                    let stream = piece.index.spans[event.span].stream
-                    guard let due = next[stream], event.start == due else {
-                        throw Self.missing(stream, next[stream] ?? 0)
+            lanes = try await withThrowingTaskGroup(of: (Int, Lane).self) { [lanes] group in
+                for (i, lane) in lanes.enumerated() {
+                    let records = records[i]
+                    group.addTask {
+                        if records.isEmpty { return (i, lane) }
+                        return (i, try await blocking { try lane.applying(records, of: piece, starts) })
                     }
-                    let entry = try EntryFrame.decode(Array(contents[at..<at + frames.count]))
-                    at += frames.count
-                    guard entry.partition == stream, entry.lsn == event.start else {
-                        throw ArchiveError(
-                            .objectDamaged, "The pack \(piece.name) holds another entry than its index says: \(entry.partition)/\(entry.lsn).")
-                    }
-                    try replayer.apply(entry, tolerant: event.start < starts[stream]?.end ?? 0)
-                    next[stream] = due + 1
                 }
-                return (replayer, next)
+                var done = lanes
+                for try await (i, lane) in group { done[i] = lane }
+                return done
             }
-            job.progress("replay", replayer.applied, total)
+            job.progress("replay", lanes.reduce(0) { $0 + $1.replayer.applied }, total)
         }
+        let applied = lanes.reduce(0) { $0 + $1.replayer.applied }
+        for lane in lanes { next.merge(lane.next) { $1 } }
         for (stream, end) in last { if let due = next[stream], due < end { throw Self.missing(stream, due) } }
         let repositories = try await blocking { try Self.repositories(below: job.directory) }
         return RestoreOutcome(facts: [
-            ("entries replayed", "\(replayer.applied)"), ("partitions", "\(job.cuts.count)"), ("repositories", "\(repositories)"),
+            ("entries replayed", "\(applied)"), ("partitions", "\(job.cuts.count)"), ("repositories", "\(repositories)"),
         ])
     }
 
-    private static func missing(_ stream: String, _ lsn: UInt64) -> ArchiveError {
+    /// Partitions that are replayed at the same time.
+    private static let width = 2
+
+    private static func lane(of stream: String) -> Int { Int(stream.utf8.last ?? 0) % width }
+
+    /// An archived entry that is still packed, with the content of its in-storage links.
+    private struct Record: Sendable {
+        var event: LogEvent
+        var stream: String
+        var frames: [[UInt8]]
+    }
+
+    /// What one thread replays: its partitions' next entries, and the directory that it knows.
+    private struct Lane: Sendable {
+        var replayer: Replayer
+        var next: [String: UInt64]
+
+        func applying(_ records: [Record], of piece: ArchivedPiece, _ starts: [String: LogSpan]) throws -> Lane {
+            var lane = self
+            for record in records {
+                guard let due = lane.next[record.stream], record.event.start >= due else { continue }
+                guard record.event.start == due else { throw GitalyRestoreTarget.missing(record.stream, due) }
+                let entry = try EntryFrame.decode(record.frames)
+                guard entry.partition == record.stream, entry.lsn == record.event.start else {
+                    throw ArchiveError(
+                        .objectDamaged, "The pack \(piece.name) holds another entry than its index says: \(entry.partition)/\(entry.lsn).")
+                }
+                try lane.replayer.apply(entry, tolerant: record.event.start < starts[record.stream]?.end ?? 0)
+                lane.next[record.stream] = due + 1
+            }
+            return lane
+        }
+    }
+
+    /// The entries of one piece that are wanted, by lane.
+    private static func records(
+        of piece: ArchivedPiece, in log: any LogReader, _ next: [String: UInt64], _ last: [String: UInt64]
+    ) async throws -> [[Record]] {
+        var wanted: [(event: LogEvent, stream: String, frames: Range<Int>)] = []
+        for (i, event) in piece.index.events.enumerated() {
+            let stream = piece.index.spans[event.span].stream
+            guard let due = next[stream], let end = last[stream], event.start >= due, event.start < end, let frame = event.frame else {
+                continue
+            }
+            // Materialised links follow their entry in a frame of their own.
+            let following = i + 1 < piece.index.events.count ? piece.index.events[i + 1].frame ?? frame + 1 : piece.index.frames.count - 1
+            wanted.append((event, stream, frame..<max(frame + 1, following)))
+        }
+        var records = [[Record]](repeating: [], count: width)
+        guard !wanted.isEmpty else { return records }
+        let contents = try await log.read(piece, frames: wanted.flatMap { Array($0.frames) })
+        var at = 0
+        for (event, stream, frames) in wanted {
+            records[lane(of: stream)].append(Record(event: event, stream: stream, frames: Array(contents[at..<at + frames.count])))
+            at += frames.count
+        }
+        return records
+    }
+
+    fileprivate static func missing(_ stream: String, _ lsn: UInt64) -> ArchiveError {
         ArchiveError(
             .archiveGap, "Entry \(PartitionLSN(rawValue: lsn)) of partition \(stream) is not in the archive.",
             remedy: "Restore from a newer base, or to a time before the hole; `tidemark window` lists what can be reached.")

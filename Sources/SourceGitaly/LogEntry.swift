@@ -69,29 +69,32 @@ struct LogEntry: Sendable, Hashable {
     private static func operation(_ bytes: ArraySlice<UInt8>) throws(WireError) -> Operation {
         var r = WireReader(bytes)
         guard let (kind, body) = try r.next() else { throw WireError(offset: 0, reason: "an operation is empty") }
-        var paths: [UInt32: [UInt8]] = [:]
-        var numbers: [UInt32: UInt64] = [:]
+        // No operation has a field beyond the third.
+        var texts: (ArraySlice<UInt8>, ArraySlice<UInt8>, ArraySlice<UInt8>) = ([], [], [])
+        var number: UInt64 = 0
         var inner = WireReader(try body.bytes("operation"))
         while let (field, value) = try inner.next() {
-            switch value {
-            case .bytes(let b): paths[field] = Array(b)
-            case .number(let n): numbers[field] = n
-            case .fixed32, .fixed64: throw WireError(offset: 0, reason: "field \(field) of an operation has a type it never had")
+            switch (field, value) {
+            case (1, .bytes(let b)): texts.0 = b
+            case (2, .bytes(let b)): texts.1 = b
+            case (3, .bytes(let b)): texts.2 = b
+            case (2, .number(let n)): number = n
+            case (_, .bytes), (_, .number): continue
+            default: throw WireError(offset: 0, reason: "field \(field) of an operation has a type it never had")
             }
         }
         guard r.isAtEnd else { throw WireError(offset: 0, reason: "an operation is of two kinds") }
-        func path(_ field: UInt32) throws(WireError) -> [UInt8] {
-            let path = paths[field] ?? []
-            guard isSafeRelativePath(path) else { throw unsafe(path) }
-            return path
+        func path(_ bytes: ArraySlice<UInt8>) throws(WireError) -> [UInt8] {
+            guard isSafeRelativePath(bytes) else { throw unsafe(Array(bytes)) }
+            return Array(bytes)
         }
         switch kind {
-        case 1: return .link(source: try path(1), inStorage: numbers[2] ?? 0 != 0, destination: try path(3))
-        case 2: return .remove(try path(1))
+        case 1: return .link(source: try path(texts.0), inStorage: number != 0, destination: try path(texts.2))
+        case 2: return .remove(try path(texts.0))
         // Go's mode bits: only the permissions mean anything here.
-        case 3: return .makeDirectory(try path(1), mode: UInt32(truncatingIfNeeded: numbers[2] ?? 0) & 0o777)
-        case 4: return .setKey(paths[1] ?? [], value: paths[2] ?? [])
-        case 5: return .deleteKey(paths[1] ?? [])
+        case 3: return .makeDirectory(try path(texts.0), mode: UInt32(truncatingIfNeeded: number) & 0o777)
+        case 4: return .setKey(Array(texts.0), value: Array(texts.1))
+        case 5: return .deleteKey(Array(texts.0))
         default: throw WireError(offset: 0, reason: "operation \(kind) is not known")
         }
     }

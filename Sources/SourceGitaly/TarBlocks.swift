@@ -15,10 +15,19 @@ enum TarBlocks {
     static func append(_ name: String, isDirectory: Bool, mode: UInt32, modified: Int64, content: [UInt8], to output: inout [UInt8]) {
         precondition(name.utf8.count <= 100)
         var b = [UInt8](repeating: 0, count: 512)
-        func put(_ bytes: some Collection<UInt8>, _ offset: Int) { for (i, byte) in bytes.enumerated() { b[offset + i] = byte } }
+        func put(_ bytes: some Collection<UInt8>, _ offset: Int) {
+            var at = offset
+            for byte in bytes {
+                b[at] = byte
+                at += 1
+            }
+        }
         func octal(_ value: UInt64, _ offset: Int, _ digits: Int) {
-            let text = String(value, radix: 8)
-            put((String(repeating: "0", count: max(0, digits - text.count)) + text).utf8.prefix(digits), offset)
+            var rest = value
+            for at in stride(from: offset + digits - 1, through: offset, by: -1) {
+                b[at] = 0x30 + UInt8(rest & 7)
+                rest >>= 3
+            }
         }
         put(name.utf8, 0)
         octal(UInt64(mode), 100, 7)
@@ -50,10 +59,14 @@ enum TarBlocks {
             if header[at] == 0, header.allSatisfy({ $0 == 0 }) { break }
             func field(_ offset: Int, _ count: Int) -> ArraySlice<UInt8> { header[(at + offset)..<(at + offset + count)].prefix { $0 != 0 } }
             func octal(_ offset: Int, _ count: Int) throws(WireError) -> UInt64 {
-                let digits = field(offset, count).filter { $0 != 0x20 }
-                guard let value = UInt64(String(decoding: digits, as: UTF8.self), radix: 8) else {
-                    throw WireError(offset: at + offset, reason: "a number of a tar header is damaged")
+                var value: UInt64 = 0
+                var digits = 0
+                for byte in field(offset, count) where byte != 0x20 {
+                    guard (0x30...0x37).contains(byte), digits < 21 else { throw WireError(offset: at + offset, reason: "a number of a tar header is damaged") }
+                    value = value << 3 | UInt64(byte - 0x30)
+                    digits += 1
                 }
+                guard digits > 0 else { throw WireError(offset: at + offset, reason: "a number of a tar header is damaged") }
                 return value
             }
             let sum = checksum(header)
