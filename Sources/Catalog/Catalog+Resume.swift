@@ -19,7 +19,8 @@ public struct Checkpoint: Sendable, Hashable {
         if name.part == nil { lastPiece[name.branch] = name }
         for (i, span) in index.spans.enumerated() {
             let last = index.events.last { $0.span == i && $0.frame != nil }
-            positions[span.stream] = .init(end: span.end, sha256: last?.frame.map { index.frames[$0].sha256 } ?? [])
+            positions[span.stream] = .init(
+                end: span.end, sha256: last?.frame.map { index.frames[$0].sha256 } ?? [], time: last?.time ?? Moment(rawValue: 0))
         }
     }
 
@@ -33,6 +34,7 @@ public struct Checkpoint: Sendable, Hashable {
                 w.text(1, stream)
                 w.number(2, position.end)
                 w.data(3, position.sha256)
+                w.signed(4, position.time.rawValue)
             }
         }
         return w.bytes
@@ -58,6 +60,7 @@ public struct Checkpoint: Sendable, Hashable {
                     case 1: stream = try value.text("stream")
                     case 2: position.end = try value.number("end")
                     case 3: position.sha256 = Array(try value.bytes("digest"))
+                    case 4: position.time = Moment(rawValue: zigZag(try value.number("time")))
                     default: continue
                     }
                 }

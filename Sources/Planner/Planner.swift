@@ -64,6 +64,8 @@ private struct Streams {
         var end: UInt64
         var time: Moment
         var commits: Bool
+        /// Whether it links content that could not be archived with it.
+        var isUnresolved: Bool
     }
     struct Stream {
         var window: LogSpan
@@ -105,7 +107,8 @@ private struct Streams {
             }
             for event in index.events where event.span == i && event.start < end && event.start >= streams[span.stream]!.window.start {
                 streams[span.stream]!.events.append(
-                    Event(start: event.start, end: event.end, time: event.time, commits: event.kind == .commit))
+                    Event(start: event.start, end: event.end, time: event.time, commits: event.kind == .commit,
+                        isUnresolved: event.flags.contains(.unresolvedLink)))
             }
         }
     }
@@ -115,7 +118,21 @@ private struct Streams {
         var applied = 0
         var left = 0
         var lastApplied: Moment?
-        for (name, stream) in streams.sorted(by: { $0.key < $1.key }) {
+        var spans = spans
+        for (name, var stream) in streams.sorted(by: { $0.key < $1.key }) {
+            // The base knew no position of the stream: everything before its first archived record was applied when it was taken.
+            if view.streamsMayBeginEmpty, stream.window.start == 0, stream.window.end == 0 {
+                guard let first = stream.covered.map(\.lowerBound).min() else { continue }
+                stream.window.start = first
+                stream.window.end = first
+                spans = spans.map { $0.stream == name ? stream.window : $0 }
+            }
+            if stream.events.contains(where: { $0.isUnresolved && $0.start < stream.window.end }) {
+                throw PlanRefusal(
+                    kind: .baseUnusable,
+                    reason: "the base \(base.id) was taken while content was linked inside the storage that could not be archived in time", earliest: nil,
+                    latest: nil)
+            }
             let events = distinct(stream.events)
             var through: UInt64?
             var end = stream.window.end

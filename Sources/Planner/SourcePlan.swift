@@ -68,7 +68,7 @@ public struct SourcePlan: Sendable {
 
 /// Why a base cannot serve a target; with another base the same target may be reachable.
 public struct PlanRefusal: Error, Sendable {
-    public enum Kind: Sendable { case beforeBase, beyondWatermark, gap, otherBranch }
+    public enum Kind: Sendable { case beforeBase, beyondWatermark, gap, otherBranch, baseUnusable }
     public var kind: Kind
     public var reason: String
     /// The nearest times that can be reached, as far as this base tells.

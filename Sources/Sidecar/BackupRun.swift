@@ -56,7 +56,8 @@ public struct BackupRun: Sendable {
                     firstPiece: first, branch: outcome.branch, parts: parts, indexSHA256: "",
                     files: entries.count { $0.kind == .file }, bytes: content, warnings: outcome.warnings, facts: outcome.facts),
                 index: TreeIndex(entries: entries, spans: outcome.spans), of: incarnation)
-            let usable = try await waitForLog(outcome.spans, of: incarnation)
+            let hasLog = try await waitForLog(outcome.spans, of: incarnation)
+            let usable = hasLog ? try await isResolved(base, outcome.spans, of: incarnation) : false
             let taken = (clock.now - begun).components
             return Result(base: base, seconds: Double(taken.seconds) + Double(taken.attoseconds) / 1e18, isUsable: usable)
         } catch {
@@ -106,6 +107,19 @@ public struct BackupRun: Sendable {
             if sought.isEmpty { return name.name }
         }
         return nil
+    }
+
+    /// Whether the log of the base's window brings everything that it refers to; else an older base has to serve.
+    private func isResolved(_ base: BaseRecord, _ spans: [LogSpan], of incarnation: IncarnationRecord) async throws -> Bool {
+        let windows = Dictionary(spans.map { ($0.stream, $0) }, uniquingKeysWith: { a, _ in a })
+        let first = base.firstPiece.map { PieceName(branch: base.branch, name: $0) }
+        for name in try await catalog.pieces(of: incarnation, from: first) {
+            let index = try await catalog.index(of: name, of: incarnation)
+            for event in index.events where event.flags.contains(.unresolvedLink) {
+                if let window = windows[index.spans[event.span].stream], (window.start..<window.end).contains(event.start) { return false }
+            }
+        }
+        return true
     }
 
     private func waitForLog(_ spans: [LogSpan], of incarnation: IncarnationRecord) async throws -> Bool {

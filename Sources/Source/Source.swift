@@ -33,9 +33,12 @@ public struct ResumeState: Sendable {
         public var end: UInt64
         /// SHA-256 of the last archived record's frame, where every record has one; else empty.
         public var sha256: [UInt8]
-        public init(end: UInt64, sha256: [UInt8] = []) {
+        /// The commit time that the last archived record was given, where its frame is known.
+        public var time: Moment
+        public init(end: UInt64, sha256: [UInt8] = [], time: Moment = Moment(rawValue: 0)) {
             self.end = end
             self.sha256 = sha256
+            self.time = time
         }
     }
     public var incarnation: IncarnationRecord

@@ -6,7 +6,7 @@ import Source
 /// A place where entries of all partitions can be found: the log itself, or the native archiver's spool. Calls block.
 protocol EntryFeed: Sendable {
     /// Partitions that may have something new, and what lies there; looked at `time`.
-    mutating func changes(at time: Moment) throws -> [(partition: String, lsns: [UInt64])]
+    mutating func changes(at time: Moment) throws -> [Listing]
     /// Makes sure that what was listed cannot be taken back by a crash. Called once before a partition's entries are read.
     func settle(_ partition: String) throws
     /// - Returns: `nil` when the entry is gone.
@@ -17,11 +17,24 @@ protocol EntryFeed: Sendable {
     mutating func forget(_ partition: String)
 }
 
+/// What lies in a partition's log.
+struct Listing: Sendable {
+    var partition: String
+    /// Ascending.
+    var lsns: [UInt64]
+    /// The highest entry in Gitaly's own log, which is the highest of all; `nil` when that is empty.
+    var highest: UInt64?
+    /// Whether there are entries up to this one that `prune` would remove.
+    var removable: UInt64?
+}
+
 /// `log: wal`: the partitions' own logs.
 struct WALFeed: EntryFeed {
     private var directories: WALDirectories
     private let reader: EntryReader
     private let storage: String
+    private var isSwept = false
+    private static let trash = "tidemark-"
 
     init(storage: String) {
         self.storage = storage
@@ -29,11 +42,25 @@ struct WALFeed: EntryFeed {
         reader = EntryReader(storage: storage)
     }
 
-    mutating func changes(at time: Moment) throws -> [(partition: String, lsns: [UInt64])] {
+    mutating func changes(at time: Moment) throws -> [Listing] {
+        if !isSwept {
+            isSwept = true
+            try sweep()
+        }
         try directories.refresh(at: time)
-        var result: [(String, [UInt64])] = []
-        for id in directories.partitions.keys { if let lsns = try directories.changed(id, at: time) { result.append((id, lsns)) } }
+        var result: [Listing] = []
+        for id in directories.partitions.keys {
+            guard let lsns = try directories.changed(id, at: time) else { continue }
+            result.append(Listing(partition: id, lsns: lsns, highest: lsns.last, removable: lsns.count > 1 ? lsns.first : nil))
+        }
         return result
+    }
+
+    /// Removes what a killed agent had moved out of a log and not yet deleted.
+    private func sweep() throws {
+        let staging = "\(storage)/+gitaly/staging"
+        guard Files.exists(staging) else { return }
+        for name in try Files.names(in: staging) where name.hasPrefix(Self.trash) { try Files.removeTree("\(staging)/\(name)") }
     }
 
     func settle(_ partition: String) throws {
@@ -51,11 +78,12 @@ struct WALFeed: EntryFeed {
         guard let highest = lsns.last else { return }
         let gone = lsns.filter { $0 <= lsn && $0 < highest }
         guard !gone.isEmpty else { return }
-        let trash = "\(storage)/+gitaly/staging/tidemark-\(hex(UInt64.random(in: .min ... .max), 16))"
+        let trash = "\(storage)/+gitaly/staging/\(Self.trash)\(hex(UInt64.random(in: .min ... .max), 16))"
         guard mkdir(trash, 0o700) == 0 else { throw ArchiveError.system("create the directory", trash) }
         for lsn in gone {
             let name = PartitionLSN(rawValue: lsn).description
-            guard rename("\(wal)/\(name)", "\(trash)/\(name)") == 0 else { throw ArchiveError.system("move away", "\(wal)/\(name)") }
+            // Gitaly may remove them too.
+            guard rename("\(wal)/\(name)", "\(trash)/\(name)") == 0 || errno == ENOENT else { throw ArchiveError.system("move away", "\(wal)/\(name)") }
         }
         try Files.syncDirectory(wal)
         try Files.removeTree(trash)
@@ -64,13 +92,19 @@ struct WALFeed: EntryFeed {
     mutating func forget(_ partition: String) { directories.forget(partition) }
 }
 
-/// `log: spool`: tars that Gitaly's own archiver wrote, `<partition>/<LSN>.tar`, below a directory that may carry the storage's name.
+/// `log: spool`: tars that Gitaly's own archiver wrote, `<partition>/<LSN>.tar`, below a directory that may carry the storage's name,
+/// and the log itself for what it still holds: an entry that lies there has its exact time, and one that is not uploaded yet, such as
+/// those of a partition that nobody has opened since Gitaly started, is not missed.
 struct SpoolFeed: EntryFeed {
     private let spool: String
+    private var log: WALFeed
     private let reader: EntryReader
+    /// What the log was seen to hold, since it is listed only when it changed.
+    private var listed: [String: [UInt64]] = [:]
 
     init(spool: String, storage: String) {
         self.spool = spool
+        log = WALFeed(storage: storage)
         reader = EntryReader(storage: storage)
     }
 
@@ -95,16 +129,25 @@ struct SpoolFeed: EntryFeed {
         return result
     }
 
-    func changes(at time: Moment) throws -> [(partition: String, lsns: [UInt64])] {
-        try folders().map { partition, path in
+    mutating func changes(at time: Moment) throws -> [Listing] {
+        // The log first: an entry leaves it only when it is in the spool.
+        for listing in try log.changes(at: time) { listed[listing.partition] = listing.lsns }
+        var spooled: [String: [UInt64]] = [:]
+        for (partition, path) in try folders() {
             // Unfinished uploads end in .tmp.
-            (partition, try Files.names(in: path).filter { $0.hasSuffix(".tar") }.compactMap { PartitionLSN(String($0.dropLast(4)))?.rawValue })
+            spooled[partition] = try Files.names(in: path).filter { $0.hasSuffix(".tar") }.compactMap { PartitionLSN(String($0.dropLast(4)))?.rawValue }
+        }
+        return Set(spooled.keys).union(listed.keys).compactMap { partition in
+            let (tars, entries) = (spooled[partition] ?? [], listed[partition] ?? [])
+            guard !tars.isEmpty || !entries.isEmpty else { return nil }
+            return Listing(partition: partition, lsns: Set(tars).union(entries).sorted(), highest: entries.last, removable: tars.min())
         }
     }
 
-    func settle(_ partition: String) throws {}
+    func settle(_ partition: String) throws { try log.settle(partition) }
 
     func read(_ partition: String, _ lsn: UInt64) throws -> FoundEntry? {
+        if let entry = try log.read(partition, lsn) { return entry }
         let name = PartitionLSN(rawValue: lsn).description
         guard let folder = try folders()[partition], Files.exists("\(folder)/\(name).tar") else { return nil }
         let path = "\(folder)/\(name).tar"
@@ -145,5 +188,8 @@ struct SpoolFeed: EntryFeed {
         }
     }
 
-    func forget(_ partition: String) {}
+    mutating func forget(_ partition: String) {
+        log.forget(partition)
+        listed[partition] = nil
+    }
 }

@@ -39,7 +39,9 @@ struct EntryReader: Sendable {
             guard !name.contains("/") else {
                 throw ArchiveError(.logDamaged, "Entry \(PartitionLSN(rawValue: lsn)) of partition \(partition) names the file '\(name)'.")
             }
-            guard let file = try content("\(folder)/\(name)") else { return nil }
+            guard var file = try content("\(folder)/\(name)") else { return nil }
+            // Only the execute bit is Gitaly's; whoever changed the rest changed no history.
+            file.mode = file.mode & 0o100 != 0 ? 0o500 : 0o400
             files.append((name, file))
         }
         let (links, unresolved) = try materialise(entry)
@@ -56,9 +58,26 @@ struct EntryReader: Sendable {
             guard case .link(let source, true, let destination) = operation else { continue }
             let from = "\(storage)/\(String(decoding: source, as: UTF8.self))"
             let to = "\(storage)/\(String(decoding: destination, as: UTF8.self))"
-            if let file = try content(to) ?? content(from) { links[index] = file } else { unresolved += 1 }
+            // Objects have the same content wherever they are. Other names may have been given to other content since: they count
+            // only as long as both are one file.
+            let isObject = Self.isNamedByContent(destination)
+            if isObject ? true : try Self.areOneFile(from, to), let file = try content(to) ?? content(from) { links[index] = file } else { unresolved += 1 }
         }
         return (links, unresolved)
+    }
+
+    /// Whether a path of `objects` is a loose object or belongs to a pack: `aa/<38 or 62 digits>`, `pack/pack-<digits>.…`.
+    private static func isNamedByContent(_ path: [UInt8]) -> Bool {
+        let parts = path.split(separator: 0x2F)
+        guard parts.count >= 2 else { return false }
+        func isHex(_ bytes: ArraySlice<UInt8>) -> Bool { bytes.allSatisfy { (0x30...0x39).contains($0) || (0x61...0x66).contains($0) } }
+        if parts[parts.count - 1].starts(with: "pack-".utf8) { return true }
+        return parts[parts.count - 2].count == 2 && isHex(parts[parts.count - 2]) && parts[parts.count - 1].count >= 38 && isHex(parts[parts.count - 1])
+    }
+
+    private static func areOneFile(_ a: String, _ b: String) throws -> Bool {
+        guard let a = try Files.status(a), let b = try Files.status(b) else { return false }
+        return a.st_ino == b.st_ino && a.st_dev == b.st_dev
     }
 
     static func raft(_ partition: String) -> ArchiveError {

@@ -11,6 +11,9 @@ public actor GitalyLogSource: LogSource {
     /// Longest time between two looks, in seconds.
     private let interval: Double
     private let prunes: Bool
+    /// Entries that came to be after a look began may carry a time up to this many seconds before it: the kernel stamps them with the
+    /// time of its last tick.
+    private static let tick = 0.02
     /// Seconds between two watermarks of an idle storage.
     private static let idleWatermark = 5.0
 
@@ -23,6 +26,8 @@ public actor GitalyLogSource: LogSource {
     private var pending: [LogOutput] = []
     /// Partitions and their last LSNs of the pieces that are not acknowledged yet.
     private var unacknowledged: [(sequence: UInt64, ends: [(String, UInt64)])] = []
+    /// For each partition the last LSN that is durable in the archive.
+    private var durable: [String: UInt64] = [:]
     private var stopping = false
     private var finished = false
     private var lastWatermark = Moment(rawValue: 0)
@@ -48,6 +53,7 @@ public actor GitalyLogSource: LogSource {
     public func start(from resume: ResumeState) async throws {
         feed = makeFeed()
         positions = resume.positions
+        durable = [:]
         proven = []
         pending = []
         unacknowledged = []
@@ -76,7 +82,7 @@ public actor GitalyLogSource: LogSource {
             if isDirty || isLast || begun - lastWatermark >= Self.idleWatermark {
                 lastWatermark = begun
                 isDirty = false
-                pending.append(.watermark(begun))
+                pending.append(.watermark(begun.adding(seconds: -Self.tick)))
             }
             finished = isLast
         }
@@ -84,9 +90,13 @@ public actor GitalyLogSource: LogSource {
 
     /// Takes what is new into at most one piece. - Returns: the number of entries taken, and of holes found.
     private func look(at time: Moment) async throws -> Int {
-        let state = (feed, positions, proven)
-        let result = try await blocking { try Self.take(state.0, state.1, state.2, at: time) }
+        let state = (feed, positions, proven, prunes ? durable : [:])
+        let result = try await blocking { try Self.take(state.0, state.1, state.2, pruning: state.3, at: time) }
         (feed, positions, proven) = (result.feed, result.positions, result.proven)
+        // What was there at the start and is archived may be pruned as well.
+        for partition in result.proven.subtracting(state.2) {
+            if let end = state.1[partition]?.end, end > 0 { durable[partition] = end - 1 }
+        }
         pending += result.gaps.map { .gap($0) }
         if let reason = result.historyChanged {
             pending.append(.historyChanged(reason: reason))
@@ -99,7 +109,7 @@ public actor GitalyLogSource: LogSource {
             pending.append(.piece(piece))
             // Everything that was there when the look began is in the pieces given out by now.
             if result.isComplete {
-                pending.append(.watermark(time))
+                pending.append(.watermark(time.adding(seconds: -Self.tick)))
                 lastWatermark = time
             }
         }
@@ -118,20 +128,24 @@ public actor GitalyLogSource: LogSource {
     }
 
     private static func take(
-        _ feed: any EntryFeed, _ positions: [String: ResumeState.Position], _ proven: Set<String>, at time: Moment
+        _ feed: any EntryFeed, _ positions: [String: ResumeState.Position], _ proven: Set<String>, pruning durable: [String: UInt64],
+        at time: Moment
     ) throws -> Taken {
         var taken = Taken(feed: feed, positions: positions, proven: proven)
         let changes = try taken.feed.changes(at: time).sorted { ($0.partition.utf8.count, $0.partition) < ($1.partition.utf8.count, $1.partition) }
-        for (partition, lsns) in changes {
+        for listing in changes {
+            let (partition, lsns) = (listing.partition, listing.lsns)
             if taken.builder.isFull {
                 taken.feed.forget(partition)
                 taken.isComplete = false
                 continue
             }
-            if let reason = try taken.compare(partition, lsns) {
+            if let reason = try taken.compare(listing) {
                 taken.historyChanged = reason
                 return taken
             }
+            // Archived by an earlier run, or uploaded only after it was taken from the log.
+            if let end = durable[partition], let removable = listing.removable, removable <= end { try taken.feed.prune(partition, through: end) }
             let fresh = lsns.filter { $0 >= taken.positions[partition]?.end ?? 0 }.sorted()
             guard !fresh.isEmpty else { continue }
             try taken.feed.settle(partition)
@@ -186,7 +200,10 @@ public actor GitalyLogSource: LogSource {
     public func acknowledge(through sequence: UInt64) async {
         var ends: [String: UInt64] = [:]
         while let first = unacknowledged.first, first.sequence <= sequence {
-            for (partition, lsn) in first.ends { ends[partition] = lsn }
+            for (partition, lsn) in first.ends {
+                ends[partition] = lsn
+                durable[partition] = lsn
+            }
             unacknowledged.removeFirst()
         }
         guard prunes, !ends.isEmpty else { return }
@@ -210,18 +227,25 @@ public actor GitalyLogSource: LogSource {
 }
 
 extension GitalyLogSource.Taken {
-    /// Compares what lies in the log with what is archived, once for each partition.
+    /// Compares what lies in the log with what is archived: its height each time, the content of the last archived entry once.
     ///
     /// - Returns: why this is another history; `nil` when it is the same.
-    fileprivate mutating func compare(_ partition: String, _ lsns: [UInt64]) throws -> String? {
-        guard let position = positions[partition], position.end > 0, !proven.contains(partition), let highest = lsns.max() else { return nil }
+    fileprivate mutating func compare(_ listing: Listing) throws -> String? {
+        let partition = listing.partition
+        guard let position = positions[partition], position.end > 0 else {
+            proven.insert(partition)
+            return nil
+        }
         let last = position.end - 1
-        if highest < last {
+        // Positions only grow, and the highest entry is the last to go: a lower one means that the log began anew.
+        if let highest = listing.highest, highest < last {
             return "partition \(partition) has \(PartitionLSN(rawValue: highest)) as its highest entry, but \(PartitionLSN(rawValue: last)) is archived"
         }
-        if lsns.contains(last), !position.sha256.isEmpty, let entry = try feed.read(partition, last) {
+        guard !proven.contains(partition) else { return nil }
+        if listing.lsns.contains(last), !position.sha256.isEmpty, let entry = try feed.read(partition, last) {
+            // With the time that is archived: an administrator's chown changes the one that is seen now.
             let frame = EntryFrame.encode(
-                partition: partition, lsn: last, time: entry.time, manifest: entry.manifest, files: entry.files)
+                partition: partition, lsn: last, time: position.time, manifest: entry.manifest, files: entry.files)
             if EntryDigest.of(frame) != position.sha256 {
                 return "entry \(PartitionLSN(rawValue: last)) of partition \(partition) is archived with other content"
             }

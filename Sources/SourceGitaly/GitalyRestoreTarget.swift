@@ -8,13 +8,7 @@ import Source
 public struct GitalyRestoreTarget: RestoreTarget {
     public init() {}
 
-    public func prepare(base: BaseRecord, recover: RecoveryMode, bindir: String?) async throws {
-        if let unresolved = base.facts["unresolved-links"] {
-            throw ArchiveError(
-                .baseUnusable, "The base \(base.id) was taken while objects were linked inside the storage, and \(unresolved) of them could not be settled.",
-                remedy: "Restore from an older base, or to a time before it.")
-        }
-    }
+    public func prepare(base: BaseRecord, recover: RecoveryMode, bindir: String?) async throws {}
 
     public func replay(_ job: RestoreJob) async throws -> RestoreOutcome {
         let starts = Dictionary(job.spans.map { ($0.stream, $0) }, uniquingKeysWith: { a, _ in a })

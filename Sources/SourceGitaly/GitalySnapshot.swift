@@ -70,15 +70,12 @@ public struct GitalySnapshot: SnapshotSource {
                 let highest = max(place.highest.map { $0 + 1 } ?? 0, archived[partition] ?? 0)
                 let end = max(highest, known ?? 0)
                 // A partition that appeared during the copy begins with its first entry.
+                // One without any entry, here or archived, is at an unknown position: 0.
                 spans.append(LogSpan(stream: partition, branch: 0, start: min(known ?? place.lowest ?? 1, end), end: end))
             }
-            var facts = ["storage": storage]
-            if unresolved > 0 { facts["unresolved-links"] = "\(unresolved)" }
             return SnapshotOutcome(
-                completed: completed, spans: spans.sorted { $0.stream < $1.stream }, branch: 0, warnings: warnings, facts: facts)
+                completed: completed, spans: spans.sorted { $0.stream < $1.stream }, branch: 0, warnings: warnings, facts: ["storage": storage])
         }
-
-        private var unresolved = 0
 
         // MARK: The window
 
@@ -94,10 +91,12 @@ public struct GitalySnapshot: SnapshotSource {
                 result[id] = Place(wal: place.wal, lowest: place.lsns.first, highest: place.lsns.last)
             }
             if let spool {
-                for (id, lsns) in try SpoolFeed(spool: spool, storage: storage).changes(at: now()) {
+                var feed = SpoolFeed(spool: spool, storage: storage)
+                for listing in try feed.changes(at: now()) {
+                    let (id, lsns) = (listing.partition, listing.lsns)
                     var place = result[id] ?? Place()
-                    place.lowest = [place.lowest, lsns.min()].compactMap { $0 }.min()
-                    if let highest = lsns.max(), highest > place.highest ?? 0 {
+                    place.lowest = [place.lowest, lsns.first].compactMap { $0 }.min()
+                    if let highest = lsns.last, highest > place.highest ?? 0 {
                         place.highest = highest
                         place.wal = nil
                     }

@@ -86,6 +86,8 @@ struct Replayer {
             if tolerant { return }
             throw Deviation("the directory of '\(text(destination))' is missing")
         }
+        // Whatever is there stays, wherever it came from.
+        if try Files.status(path(destination)) != nil { return }
         guard try parentIsReal(of: source), let status = try Files.status(path(source)), status.st_mode & S_IFMT == S_IFREG else {
             throw Deviation("the source '\(text(source))' of a link inside the storage is missing")
         }

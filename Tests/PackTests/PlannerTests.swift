@@ -7,10 +7,10 @@ struct PlannerTests {
     private let incarnation = IncarnationRecord(
         source: "main", id: "77-0001", kind: "toy", identity: "77", number: 1, created: Moment(rawValue: 0), facts: [:], reason: nil)
 
-    private func base(completed: Int64 = 10) -> BaseRecord {
+    private func base(completed: Int64 = 10, branch: UInt32 = 1) -> BaseRecord {
         BaseRecord(
             id: "b", source: "main", incarnation: "77-0001", kind: "toy", started: Moment(rawValue: 1), completed: Moment(rawValue: completed),
-            firstPiece: nil, branch: 1, parts: [], indexSHA256: "", files: 0, bytes: 0, warnings: [], facts: [:])
+            firstPiece: nil, branch: branch, parts: [], indexSHA256: "", files: 0, bytes: 0, warnings: [], facts: [:])
     }
 
     /// One piece of ten offsets for each group of commit times; commits lie two offsets apart.
@@ -65,6 +65,44 @@ struct PlannerTests {
         // A commit inside the base's window that is later than the target: the clocks disagree, the base cannot serve it.
         #expect(kind(view([[1, 30, 31]]), .time(Moment(rawValue: 15))) == .beforeBase)
         #expect(kind(view([[1, 2, 20], [30]], branch: 2), .time(Moment(rawValue: 20))) == .otherBranch)
+    }
+
+    /// A storage's log: one stream that begins at `first`, an entry for each time.
+    private func storage(from first: UInt64, _ times: [Int64], flags: LogEvent.Flags = []) -> LogView {
+        let index = PieceIndex(
+            spans: [LogSpan(stream: "7", branch: 0, start: first, end: first + UInt64(times.count), lastRecord: first + UInt64(times.count) - 1)],
+            events: times.enumerated().map { i, t in
+                LogEvent(span: 0, start: first + UInt64(i), end: first + UInt64(i) + 1, time: Moment(rawValue: t), kind: .commit, flags: flags, frame: i)
+            }, frames: [], storedLength: 1, storedSHA256: [UInt8](repeating: 0, count: 32))
+        return LogView(
+            source: "default", incarnation: incarnation, pieces: [(PieceName(branch: 0, name: hex(1, 16), suffix: "tar.zst"), index)], branches: [],
+            gaps: [], watermark: Moment(rawValue: 100), streamsMayBeginEmpty: true, firstOffset: 1)
+    }
+
+    @Test("a log that was empty when the base was taken begins where it is first seen; one that the base never saw begins at 1")
+    func emptyLog() throws {
+        let unknown = [LogSpan(stream: "7", branch: 0, start: 0, end: 0)]
+        let plan = try Planner.plan(base: base(branch: 0), spans: unknown, view: storage(from: 58, [20, 30]), target: .time(Moment(rawValue: 25)))
+        #expect(plan.cuts.map(\.through) == [58])
+        #expect(plan.spans.first?.start == 58)
+        #expect(throws: PlanRefusal.self) {
+            try Planner.plan(base: base(branch: 0), spans: [], view: storage(from: 58, [20, 30]), target: .time(Moment(rawValue: 25)))
+        }
+        let new = try Planner.plan(base: base(branch: 0), spans: [], view: storage(from: 1, [20, 30]), target: .time(Moment(rawValue: 25)))
+        #expect(new.cuts.map(\.through) == [1])
+        let silent = try Planner.plan(base: base(branch: 0), spans: unknown, view: storage(from: 58, [20, 30]), target: .time(Moment(rawValue: 15)))
+        #expect(silent.cuts.allSatisfy { $0.through == nil })
+    }
+
+    @Test("a base in whose window linked content is missing is not used")
+    func unresolved() throws {
+        let inside = [LogSpan(stream: "7", branch: 0, start: 1, end: 3)]
+        let log = storage(from: 1, [2, 3, 20], flags: [.storageLink, .unresolvedLink])
+        let refusal = #expect(throws: PlanRefusal.self) { try Planner.plan(base: base(branch: 0), spans: inside, view: log, target: .time(Moment(rawValue: 30))) }
+        #expect(refusal?.kind == .baseUnusable)
+        // Behind the window the source is in the replayed storage.
+        _ = try Planner.plan(
+            base: base(branch: 0), spans: [LogSpan(stream: "7", branch: 0, start: 1, end: 1)], view: log, target: .time(Moment(rawValue: 30)))
     }
 
     @Test("the latest time is the last whole record of the contiguous log")

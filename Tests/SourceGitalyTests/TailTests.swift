@@ -43,7 +43,8 @@ struct Drain {
             state.lastPiece[0] = piece.name
             for (i, span) in piece.spans.enumerated() {
                 let last = piece.events.last { $0.span == i }
-                state.positions[span.stream] = .init(end: span.end, sha256: last?.frame.map { EntryDigest.of(piece.frames[$0]) } ?? [])
+                state.positions[span.stream] = .init(
+                    end: span.end, sha256: last?.frame.map { EntryDigest.of(piece.frames[$0]) } ?? [], time: last?.time ?? Moment(rawValue: 0))
             }
         }
         return state
@@ -135,6 +136,41 @@ struct TailTests {
         #expect(shorter.historyChanged?.contains("highest") == true)
     }
 
+    @Test("a changed owner or mode is no other history; a log that begins anew is one, also while we look", .timeLimit(.minutes(2)))
+    func histories() async throws {
+        let storage = try TemporaryDirectory()
+        #expect(try await Recording.tool(["play", try Recording.archive("tour"), storage.path, "--keep", "--to", "20"]).status == 0)
+        var first = Drain()
+        try await first.run(GitalyLogSource(storage: storage.path, spool: nil, tail: 0.05, prune: false), resume: ResumeState(incarnation: Self.incarnation), entries: 20)
+        // What a recursive chmod does to entries: another ctime, other modes.
+        for (_, place) in try WALDirectories.all(of: storage.path) {
+            for lsn in place.lsns {
+                let folder = "\(place.wal)/\(PartitionLSN(rawValue: lsn))"
+                for name in try Files.names(in: folder) { #expect(chmod("\(folder)/\(name)", 0o640) == 0) }
+                #expect(chmod(folder, 0o750) == 0)
+            }
+        }
+        var second = Drain()
+        let source = GitalyLogSource(storage: storage.path, spool: nil, tail: 0.05, prune: false)
+        let state = first.resume(Self.incarnation)
+        try await source.start(from: state)
+        while case .watermark? = try await source.next() {
+            // Everything was compared. Now the log of one partition begins anew.
+            guard let (partition, place) = try WALDirectories.all(of: storage.path).first(where: { $0.value.lsns.count > 1 }) else { break }
+            for lsn in place.lsns.dropFirst() { try Files.removeTree("\(place.wal)/\(PartitionLSN(rawValue: lsn))") }
+            let output = try await source.next()
+            guard case .historyChanged(let reason)? = output else {
+                Issue.record("\(String(describing: output))")
+                break
+            }
+            #expect(reason.contains("partition \(partition)"))
+            second.historyChanged = reason
+            break
+        }
+        await source.close()
+        #expect(second.historyChanged != nil)
+    }
+
     @Test("an entry that was removed before it was archived is a gap", .timeLimit(.minutes(2)))
     func gap() async throws {
         let storage = try TemporaryDirectory()
@@ -180,6 +216,64 @@ struct TailTests {
             #expect(entries[partition]?.map { $0.files.mapValues(\.mode) } == expected.map { $0.files.mapValues(\.mode) })
         }
         #expect(try Files.names(in: spool.path + "/default").allSatisfy { try Files.names(in: "\(spool.path)/default/\($0)").isEmpty })
+    }
+
+    @Test("with a spool, entries that nobody uploaded are taken from the log, and late tars are removed", .timeLimit(.minutes(2)))
+    func notUploaded() async throws {
+        let storage = try TemporaryDirectory()
+        let spool = try TemporaryDirectory()
+        #expect(try await Recording.tool(["play", try Recording.archive("tour"), storage.path, "--keep", "--to", "10"]).status == 0)
+        // A tar of an archived entry, as a restarted Gitaly uploads it again.
+        let (partition, place) = try #require(try WALDirectories.all(of: storage.path).max { $0.value.lsns.count < $1.value.lsns.count })
+        let lsn = PartitionLSN(rawValue: try #require(place.lsns.first))
+        try Files.makeDirectory("\(spool.path)/default/\(partition)")
+        let source = GitalyLogSource(storage: storage.path, spool: spool.path, tail: 0.05, prune: true)
+        try await source.start(from: ResumeState(incarnation: Self.incarnation))
+        var entries = 0
+        var isLate = false
+        while let output = try await source.next() {
+            if case .piece(let piece) = output {
+                entries += piece.events.count
+                for event in piece.events { #expect(event.time.rawValue % 1_000_000_000 != 0, "a time of whole seconds is the tar's, not the log's") }
+                await source.acknowledge(through: piece.sequence)
+            } else if case .watermark = output {
+                if isLate {
+                    if try Files.names(in: "\(spool.path)/default/\(partition)").isEmpty { await source.stop() }
+                    continue
+                }
+                isLate = true
+                #expect(try await Subprocess(["tar", "-cf", "\(spool.path)/default/\(partition)/\(lsn).tar", "-C", place.wal, "\(lsn)"]).run().status == 0)
+            }
+        }
+        await source.close()
+        #expect(entries == 10)
+        #expect(try Files.names(in: "\(spool.path)/default/\(partition)").isEmpty)
+        // The log itself is Gitaly's to prune.
+        #expect(try WALDirectories.all(of: storage.path)[partition]?.lsns.count == place.lsns.count)
+    }
+
+    @Test("links inside the storage: objects by their name, everything else only while it is one file")
+    func links() throws {
+        let storage = try TemporaryDirectory()
+        for folder in ["pool/objects/pack", "member/objects/pack"] { try Files.makeDirectory("\(storage.path)/\(folder)") }
+        func write(_ text: String, _ path: String) throws { try Files.writeDurably(Array(text.utf8), to: "\(storage.path)/\(path)") }
+        func link(_ name: String) -> LogEntry.Operation {
+            .link(source: Array("pool/objects/pack/\(name)".utf8), inStorage: true, destination: Array("member/objects/pack/\(name)".utf8))
+        }
+        try write("pack", "pool/objects/pack/pack-1.pack")
+        try write("old", "pool/objects/pack/multi-pack-index")
+        #expect(Glibc.link("\(storage.path)/pool/objects/pack/multi-pack-index", "\(storage.path)/member/objects/pack/multi-pack-index") == 0)
+        var entry = LogEntry()
+        entry.operations = [link("pack-1.pack"), link("multi-pack-index")]
+        let reader = EntryReader(storage: storage.path)
+        let both = try reader.materialise(entry)
+        #expect(both.unresolved == 0)
+        #expect(both.links.mapValues { String(decoding: $0.bytes, as: UTF8.self) } == [0: "pack", 1: "old"])
+        // The pool's index was replaced since.
+        try write("new", "pool/objects/pack/multi-pack-index")
+        let one = try reader.materialise(entry)
+        #expect(one.unresolved == 1)
+        #expect(Array(one.links.keys) == [0])
     }
 
     @Test("what Gitaly's own archiver wrote", .timeLimit(.minutes(1)))

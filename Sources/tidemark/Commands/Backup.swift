@@ -79,7 +79,7 @@ private func render(_ report: BackupReport) {
     )
     for warning in report.warnings { Output.note("warning: \(report.source): \(warning)") }
     if !report.usable {
-        Output.note("warning: \(report.source): the log that the base needs has not been archived; the base cannot be restored before it is")
-        Output.note("  next: see whether `tidemark agent` runs and reaches the source")
+        Output.note("warning: \(report.source): the log that the base needs has not been archived, or lacks content that it refers to; an older base is used instead")
+        Output.note("  next: see whether `tidemark agent` runs and reaches the source, then take another base")
     }
 }
