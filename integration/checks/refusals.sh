@@ -8,6 +8,9 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
 make_work refusals
 build_tidemark
+# Where the user of PostgreSQL reaches it too; a clone may lie in somebody's home.
+cp "$TIDEMARK" "$TM_WORK/tidemark"
+TIDEMARK="$TM_WORK/tidemark"
 
 digest() { # digest DIRECTORY: everything in it, names and contents
     if [ -e "$1" ]; then (cd "$1" && find . -type f -print0 | sort -z | xargs -0r sha256sum; find . -type f | sort) | sha256sum; else echo absent; fi
