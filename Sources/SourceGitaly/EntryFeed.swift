@@ -101,6 +101,10 @@ struct SpoolFeed: EntryFeed {
     private let reader: EntryReader
     /// What the log was seen to hold, since it is listed only when it changed.
     private var listed: [String: [UInt64]] = [:]
+    /// When all was looked at before, the highest entry of each partition then, and for tars that came later that time.
+    private var lastLook: Moment?
+    private var known: [String: UInt64] = [:]
+    private var since: [String: [UInt64: Moment]] = [:]
 
     init(spool: String, storage: String) {
         self.spool = spool
@@ -137,6 +141,15 @@ struct SpoolFeed: EntryFeed {
             // Unfinished uploads end in .tmp.
             spooled[partition] = try Files.names(in: path).filter { $0.hasSuffix(".tar") }.compactMap { PartitionLSN(String($0.dropLast(4)))?.rawValue }
         }
+        for (partition, tars) in spooled {
+            var times: [UInt64: Moment] = [:]
+            for lsn in tars { times[lsn] = since[partition]?[lsn] ?? (lsn > known[partition] ?? 0 ? lastLook : nil) }
+            since[partition] = times.isEmpty ? nil : times
+        }
+        for partition in Set(spooled.keys).union(listed.keys) {
+            known[partition] = max(known[partition] ?? 0, spooled[partition]?.max() ?? 0, listed[partition]?.last ?? 0)
+        }
+        lastLook = time
         return Set(spooled.keys).union(listed.keys).compactMap { partition in
             let (tars, entries) = (spooled[partition] ?? [], listed[partition] ?? [])
             guard !tars.isEmpty || !entries.isEmpty else { return nil }
@@ -175,9 +188,22 @@ struct SpoolFeed: EntryFeed {
             }
             let (links, unresolved) = try reader.materialise(entry)
             return FoundEntry(
-                partition: partition, lsn: lsn, time: Moment(nanoseconds: manifest.time * 1_000_000_000), manifest: manifest.bytes,
+                partition: partition, lsn: lsn, time: try time(partition, lsn, tar: path, written: manifest.time), manifest: manifest.bytes,
                 entry: entry, files: ordered, links: links, unresolvedLinks: unresolved)
         } catch let error as WireError { throw damaged(error.description) }
+    }
+
+    /// The best that is known of a commit time that only the log had.
+    ///
+    /// An entry that was neither in the log nor in the spool when we looked before was committed and uploaded since: its tar's own
+    /// time is at most one look, and mostly milliseconds, late. Of one that lay there already it may be hours late; then the time at
+    /// which Gitaly wrote its MANIFEST, rounded to a second, has to do.
+    private func time(_ partition: String, _ lsn: UInt64, tar: String, written: Int64) throws -> Moment {
+        let written = Moment(nanoseconds: written * 1_000_000_000)
+        guard let status = try Files.status(tar) else { return written }
+        let uploaded = Moment(nanoseconds: Int64(status.st_mtim.tv_sec) * 1_000_000_000 + Int64(status.st_mtim.tv_nsec))
+        guard let look = since[partition]?[lsn] else { return min(written, uploaded) }
+        return max(uploaded, look)
     }
 
     func prune(_ partition: String, through lsn: UInt64) throws {
