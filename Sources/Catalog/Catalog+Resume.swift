@@ -97,11 +97,9 @@ extension Catalog {
             }
         }
         let newest = checkpoint.lastPiece.max { $0.key < $1.key }?.value
-        let found = try await listing(of: i, from: newest)
-        if cleaning { for orphan in found.orphans { try await remove(orphan, of: i) } }
+        if cleaning { for orphan in try await listing(of: i, from: newest).orphans { try await remove(orphan, of: i) } }
         var tails: [ResumeState.Tail] = []
-        for name in found.indexed where name != newest {
-            let index = try await index(of: name, of: i)
+        for (name, index) in try await indexedPieces(of: i, from: newest) where name != newest {
             checkpoint.add(name, index)
             if name.part != nil { tails.append(.init(name: name, sha256: index.frames.first?.sha256 ?? [])) }
         }

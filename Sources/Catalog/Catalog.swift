@@ -164,6 +164,24 @@ public struct Catalog: Sendable {
         return (data.filter { indexed.contains($0) }, data.filter { !indexed.contains($0) })
     }
 
+    /// Archived pieces with their indexes, in log order, from `first` on.
+    ///
+    /// An agent may be at work: it removes tails once their closed piece is archived. Then what was listed no longer holds, and it is
+    /// listed anew.
+    public func indexedPieces(of i: IncarnationRecord, from first: PieceName? = nil) async throws -> [(name: PieceName, index: PieceIndex)] {
+        var attempt = 0
+        while true {
+            attempt += 1
+            let names = try await pieces(of: i, from: first)
+            do {
+                var result: [(name: PieceName, index: PieceIndex)] = []
+                result.reserveCapacity(names.count)
+                for name in names { result.append((name, try await index(of: name, of: i))) }
+                return result
+            } catch let error as ArchiveError where error.code == .objectMissing && attempt < 10 { continue }
+        }
+    }
+
     public func index(of name: PieceName, of i: IncarnationRecord) async throws -> PieceIndex {
         let key = indexKey(name, of: i)
         let bytes = try await store.get(key)

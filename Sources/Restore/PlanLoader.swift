@@ -49,12 +49,8 @@ public struct PlanLoader: Sendable {
                 remedy: "Use the tidemark that archived it.")
         }
         let first = base.flatMap { base in base.firstPiece.map { PieceName(branch: base.branch, name: $0) } }
-        let names = try await catalog.pieces(of: incarnation, from: first)
-        var pieces: [(name: PieceName, index: PieceIndex)] = []
-        pieces.reserveCapacity(names.count)
-        for name in names { pieces.append((name, try await catalog.index(of: name, of: incarnation))) }
         return LogView(
-            source: incarnation.source, incarnation: incarnation, pieces: pieces, branches: try await catalog.branches(of: incarnation),
+            source: incarnation.source, incarnation: incarnation, pieces: try await catalog.indexedPieces(of: incarnation, from: first), branches: try await catalog.branches(of: incarnation),
             gaps: try await catalog.gaps(of: incarnation), watermark: try await catalog.watermark(of: incarnation),
             streamsMayBeginEmpty: kind.streamsMayBeginEmpty, firstOffset: kind.firstOffset, describe: { kind.describe(offset: $0) })
     }

@@ -126,6 +126,17 @@ struct ArchivedLog: LogReader {
     let branches: [BranchRecord]
 
     func read(_ piece: ArchivedPiece, frames: [Int]?) async throws -> [[UInt8]] {
-        try await catalog.read(piece.name, index: piece.index, frames: frames, of: incarnation)
+        do { return try await catalog.read(piece.name, index: piece.index, frames: frames, of: incarnation) } catch let error as ArchiveError
+            where error.code == .objectMissing
+        {
+            // An agent at work removes a tail when its piece is closed, which then holds the same bytes.
+            guard let part = piece.name.part else { throw error }
+            let closed = PieceName(branch: piece.name.branch, name: piece.name.name, suffix: piece.name.suffix)
+            let index: PieceIndex
+            do { index = try await catalog.index(of: closed, of: incarnation) } catch let second as ArchiveError where second.code == .objectMissing { throw error }
+            let content = try await catalog.read(closed, index: index, of: incarnation).flatMap { $0 }
+            guard let start = index.spans.first?.start, start <= part.lowerBound, part.upperBound - start <= UInt64(content.count) else { throw error }
+            return [Array(content[Int(part.lowerBound - start)..<Int(part.upperBound - start)])]
+        }
     }
 }

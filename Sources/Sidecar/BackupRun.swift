@@ -100,7 +100,7 @@ public struct BackupRun: Sendable {
         for span in outcome.spans where span.start < before.positions[span.stream]?.end ?? 0 { sought[span.stream] = span.start }
         guard let last = before.lastPiece[outcome.branch] else { return nil }
         guard !sought.isEmpty else { return last.name }
-        for name in try await catalog.pieces(of: incarnation).reversed() where name.name <= last.name {
+        for name in try await catalog.pieces(of: incarnation).reversed() where name.name <= last.name && name.part == nil {
             for span in try await catalog.index(of: name, of: incarnation).spans {
                 if let start = sought[span.stream], span.start <= start { sought[span.stream] = nil }
             }
@@ -113,8 +113,7 @@ public struct BackupRun: Sendable {
     private func isResolved(_ base: BaseRecord, _ spans: [LogSpan], of incarnation: IncarnationRecord) async throws -> Bool {
         let windows = Dictionary(spans.map { ($0.stream, $0) }, uniquingKeysWith: { a, _ in a })
         let first = base.firstPiece.map { PieceName(branch: base.branch, name: $0) }
-        for name in try await catalog.pieces(of: incarnation, from: first) {
-            let index = try await catalog.index(of: name, of: incarnation)
+        for (_, index) in try await catalog.indexedPieces(of: incarnation, from: first) {
             for event in index.events where event.flags.contains(.unresolvedLink) {
                 if let window = windows[index.spans[event.span].stream], (window.start..<window.end).contains(event.start) { return false }
             }
