@@ -71,6 +71,36 @@ struct ReplayTests {
         }
     }
 
+    @Test("a partition backup is what its entries give up to its position, and goes on from there")
+    func partitionBackups() async throws {
+        let recording = try await Recording("tour")
+        let backups = recording.root + "/sink/partition-backups/default"
+        let partitions = try Files.names(in: backups)
+        #expect(partitions.count == 4)
+        for partition in partitions {
+            let name = try #require(try Files.names(in: "\(backups)/\(partition)").first)
+            let lsn = try #require(PartitionLSN(String(name.dropLast(4)))).rawValue
+            let theirs = try TemporaryDirectory()
+            #expect(try await Subprocess(["tar", "-xf", "\(backups)/\(partition)/\(name)", "-C", theirs.path]).run().status == 0)
+            let ours = try TemporaryDirectory()
+            var whole = Replayer(root: ours.path)
+            var rest = Replayer(root: theirs.path + "/fs")
+            let entries = try recording.entries(partition)
+            #expect(entries.count >= Int(lsn))
+            for entry in entries where entry.lsn <= lsn { try whole.apply(entry, tolerant: false) }
+            func same() async throws {
+                let verdict = try await Subprocess(["diff", "-r", ours.path, theirs.path + "/fs"]).run()
+                #expect(verdict.status == 0, "partition \(partition): \(verdict.output.prefix(500))")
+            }
+            try await same()
+            for entry in entries where entry.lsn > lsn {
+                try whole.apply(entry, tolerant: false)
+                try rest.apply(entry, tolerant: false)
+            }
+            try await same()
+        }
+    }
+
     @Test("nothing is written through a symbolic link")
     func symlink() throws {
         let directory = try TemporaryDirectory()
