@@ -80,6 +80,10 @@ struct WALFeed: EntryFeed {
         guard !gone.isEmpty else { return }
         let trash = "\(storage)/+gitaly/staging/\(Self.trash)\(hex(UInt64.random(in: .min ... .max), 16))"
         guard mkdir(trash, 0o700) == 0 else { throw ArchiveError.system("create the directory", trash) }
+        // Gitaly empties this folder when it starts, which it could not if root's leftovers lay in it after we were killed.
+        if geteuid() == 0, let owner = try Files.status(wal), lchown(trash, owner.st_uid, owner.st_gid) != 0 {
+            throw ArchiveError.system("give its owner to", trash)
+        }
         for lsn in gone {
             let name = PartitionLSN(rawValue: lsn).description
             // Gitaly may remove them too.

@@ -24,7 +24,12 @@ public struct GitalyRestoreTarget: RestoreTarget {
             sum + Int(clamping: (last[cut.stream] ?? 0) - min(last[cut.stream] ?? 0, next[cut.stream] ?? 0))
         })
         // Partitions know nothing of each other, but for the folders above repositories, which are only ever made.
-        var lanes = (0..<Self.width).map { _ in Lane(replayer: Replayer(root: job.directory), next: [:]) }
+        var replayer = Replayer(root: job.directory)
+        if geteuid() == 0, let owner = Self.owner(of: job.base) {
+            replayer.owner = owner
+            guard lchown(job.directory, owner.uid, owner.gid) == 0 else { throw ArchiveError.system("give its owner to", job.directory) }
+        }
+        var lanes = (0..<Self.width).map { _ in Lane(replayer: replayer, next: [:]) }
         for (stream, due) in next { lanes[Self.lane(of: stream)].next[stream] = due }
         var coming: Task<[[Record]], any Error>?
         defer { coming?.cancel() }
@@ -59,6 +64,13 @@ public struct GitalyRestoreTarget: RestoreTarget {
         return RestoreOutcome(facts: [
             ("entries replayed", "\(applied)"), ("partitions", "\(job.cuts.count)"), ("repositories", "\(repositories)"),
         ])
+    }
+
+    /// The storage's owner when the base was taken.
+    private static func owner(of base: BaseRecord) -> (uid: UInt32, gid: UInt32)? {
+        let parts = base.facts["owner"]?.split(separator: ":").map { UInt32($0) } ?? []
+        guard parts.count == 2, let uid = parts[0], let gid = parts[1], uid != 0 || gid != 0 else { return nil }
+        return (uid, gid)
     }
 
     /// Partitions that are replayed at the same time.

@@ -73,8 +73,11 @@ public struct GitalySnapshot: SnapshotSource {
                 // One without any entry, here or archived, is at an unknown position: 0.
                 spans.append(LogSpan(stream: partition, branch: 0, start: min(known ?? place.lowest ?? 1, end), end: end))
             }
+            var facts = ["storage": storage]
+            // What a replay as root gives to the files that it makes.
+            if let status = try Files.status(storage) { facts["owner"] = "\(status.st_uid):\(status.st_gid)" }
             return SnapshotOutcome(
-                completed: completed, spans: spans.sorted { $0.stream < $1.stream }, branch: 0, warnings: warnings, facts: ["storage": storage])
+                completed: completed, spans: spans.sorted { $0.stream < $1.stream }, branch: 0, warnings: warnings, facts: facts)
         }
 
         // MARK: The window

@@ -12,6 +12,8 @@ struct Replayer {
     /// What to do with a link onto an existing path. Gitaly keeps what is there; the other choice exists to prove that a test of
     /// these rules can fail.
     var replacesExisting = false
+    /// Who shall own what is made; `nil`: who we are.
+    var owner: (uid: UInt32, gid: UInt32)?
     private(set) var applied: UInt64 = 0
     /// Directories known to be real ones; forgotten when anything is removed.
     private var realDirectories: Set<[UInt8]> = []
@@ -77,6 +79,7 @@ struct Replayer {
             }
             done += n
         }
+        if let owner, fchown(descriptor, owner.uid, owner.gid) != 0 { throw ArchiveError.system("give its owner to", "\(root)/\(text(path))") }
         guard fchmod(descriptor, mode_t(file.mode & 0o777)) == 0 else { throw ArchiveError.system("give its mode to", "\(root)/\(text(path))") }
     }
 
@@ -111,9 +114,15 @@ struct Replayer {
             guard errno == EEXIST else { throw ArchiveError.system("create the directory", "\(root)/\(text(path))") }
             return
         }
+        try own(path)
         guard full(path).withUnsafeBufferPointer({ chmod($0.baseAddress!, mode_t(mode & 0o777)) }) == 0 else {
             throw ArchiveError.system("give its mode to", "\(root)/\(text(path))")
         }
+    }
+
+    private func own(_ path: [UInt8]) throws {
+        guard let owner, full(path).withUnsafeBufferPointer({ lchown($0.baseAddress!, owner.uid, owner.gid) }) != 0 else { return }
+        throw ArchiveError.system("give its owner to", "\(root)/\(text(path))")
     }
 
     private func makeAncestors(_ path: [UInt8]) throws {
@@ -123,6 +132,7 @@ struct Replayer {
             let part = Array(path[..<end])
             let made = full(part).withUnsafeBufferPointer { mkdir($0.baseAddress!, 0o700) }
             guard made == 0 || errno == EEXIST else { throw ArchiveError.system("create the directory", "\(root)/\(text(part))") }
+            if made == 0 { try own(part) }
             at = end + 1
         }
     }

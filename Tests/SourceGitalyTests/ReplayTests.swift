@@ -119,6 +119,24 @@ struct ReplayTests {
         #expect(try Files.names(in: directory.path + "/outside").isEmpty)
     }
 
+    @Test("what root replays belongs to the storage's owner", .enabled(if: geteuid() == 0))
+    func owner() throws {
+        let directory = try TemporaryDirectory()
+        var entry = LogEntry()
+        entry.relativePath = Array("@hashed/aa/r.git".utf8)
+        entry.operations = [
+            .makeDirectory(entry.relativePath, mode: 0o700), .link(source: [0x31], inStorage: false, destination: entry.relativePath + Array("/HEAD".utf8)),
+        ]
+        var replayer = Replayer(root: directory.path)
+        replayer.owner = (65534, 65533)
+        try replayer.apply(
+            ReplayableEntry(partition: "2", lsn: 1, entry: entry, files: ["1": .init(bytes: [1], mode: 0o400)], links: [:]), tolerant: false)
+        for path in ["@hashed", "@hashed/aa", "@hashed/aa/r.git", "@hashed/aa/r.git/HEAD"] {
+            let status = try #require(try Files.status("\(directory.path)/\(path)"))
+            #expect(status.st_uid == 65534 && status.st_gid == 65533, "\(path)")
+        }
+    }
+
     @Test("outside the window every deviation is an error that names the entry")
     func strict() throws {
         let directory = try TemporaryDirectory()
