@@ -9,6 +9,7 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 make_work faults
 unmount_and_clean() {
     local status=$?
+    set +e
     if mountpoint -q "$TM_WORK/archive"; then umount -l "$TM_WORK/archive"; fi
     (exit "$status")
     cleanup
