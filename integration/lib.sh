@@ -1,7 +1,7 @@
 # Functions shared by the quickstart, the tests, the checks and the benchmarks. Source it from bash.
 #
 # Every script that sources it gets one working directory, $TM_WORK, removed at the end, and a list of
-# processes, PIDS, stopped at the end. Nothing that the script did not start is touched.
+# processes, PIDS, stopped at the end, as are servers (PGDIRS) and mounts (MOUNTS). Nothing that the script did not start is touched.
 
 set -euo pipefail
 
@@ -11,6 +11,7 @@ TM_CACHE="${TIDEMARK_CACHE:-/var/cache/tidemark-test}"
 TM_KEEP="${TM_KEEP:-}"
 PIDS=()
 PGDIRS=()
+MOUNTS=()
 
 if [ -z "${HOME:-}" ]; then
     HOME="$(getent passwd "$(id -u)" | cut -d: -f6 || true)"
@@ -95,6 +96,7 @@ cleanup() {
     for (( i = ${#PGDIRS[@]} - 1; i >= 0; i-- )); do
         stop_postgres "${PGDIRS[$i]}" immediate >/dev/null 2>&1
     done
+    for (( i = ${#MOUNTS[@]} - 1; i >= 0; i-- )); do as_root umount -l "${MOUNTS[$i]}"; done
     if [ -n "${TM_WORK:-}" ]; then
         if [ -n "$TM_KEEP" ]; then
             printf 'Kept: %s\n' "$TM_WORK"
@@ -128,10 +130,10 @@ PY
 
 # -------------------------------------------------------------------------------------------- packages
 
-# The last two lines are what a Swift toolchain itself needs to run and to link.
-TM_PACKAGES="libpq-dev libzstd-dev libssl-dev libyaml-dev pkg-config postgresql-15 zstd xz-utils git python3-venv lz4
-    ca-certificates tzdata binutils libc6-dev libgcc-12-dev libstdc++-12-dev libcurl4 libedit2 libncurses6 libpython3.11
-    libsqlite3-0 libxml2 libz3-4"
+# What a Swift toolchain itself needs to run and to link.
+TM_TOOLCHAIN_PACKAGES="binutils ca-certificates git libc6-dev libcurl4 libedit2 libgcc-12-dev libncurses6 libpython3.11 libsqlite3-0
+    libstdc++-12-dev libxml2 libz3-4 tzdata"
+TM_PACKAGES="libpq-dev libzstd-dev libssl-dev libyaml-dev pkg-config postgresql-15 zstd xz-utils python3-venv lz4 $TM_TOOLCHAIN_PACKAGES"
 
 install_packages() {
     local missing=() p

@@ -166,19 +166,23 @@ public struct Catalog: Sendable {
 
     /// Archived pieces with their indexes, in log order, from `first` on.
     ///
-    /// An agent may be at work: it removes tails once their closed piece is archived. Then what was listed no longer holds, and it is
-    /// listed anew.
+    /// An agent may be at work: it removes tails once their closed piece is archived. Then what was listed no longer holds, and the
+    /// rest is listed anew from the last closed piece that was read.
     public func indexedPieces(of i: IncarnationRecord, from first: PieceName? = nil) async throws -> [(name: PieceName, index: PieceIndex)] {
-        var attempt = 0
+        var result: [(name: PieceName, index: PieceIndex)] = []
+        var attempts = 0
         while true {
-            attempt += 1
-            let names = try await pieces(of: i, from: first)
+            let last = result.last?.name
             do {
-                var result: [(name: PieceName, index: PieceIndex)] = []
-                result.reserveCapacity(names.count)
-                for name in names { result.append((name, try await index(of: name, of: i))) }
+                for name in try await pieces(of: i, from: last ?? first) where name != last {
+                    result.append((name, try await index(of: name, of: i)))
+                }
                 return result
-            } catch let error as ArchiveError where error.code == .objectMissing && attempt < 10 { continue }
+            } catch let error as ArchiveError where error.code == .objectMissing {
+                while result.last?.name.part != nil { result.removeLast() }
+                attempts = result.last?.name == last ? attempts + 1 : 0
+                guard attempts < 10 else { throw error }
+            }
         }
     }
 

@@ -118,14 +118,14 @@ private struct Streams {
         var applied = 0
         var left = 0
         var lastApplied: Moment?
-        var spans = spans
+        var begun: [String: LogSpan] = [:]
         for (name, var stream) in streams.sorted(by: { $0.key < $1.key }) {
             // The base knew no position of the stream: everything before its first archived record was applied when it was taken.
             if view.streamsMayBeginEmpty, stream.window.start == 0, stream.window.end == 0 {
                 guard let first = stream.covered.map(\.lowerBound).min() else { continue }
                 stream.window.start = first
                 stream.window.end = first
-                spans = spans.map { $0.stream == name ? stream.window : $0 }
+                begun[name] = stream.window
             }
             if stream.events.contains(where: { $0.isUnresolved && $0.start < stream.window.end }) {
                 throw PlanRefusal(
@@ -174,7 +174,7 @@ private struct Streams {
         for use in uses { if let end = ends[use.stream], use.range.lowerBound < end { wanted.insert(use.piece) } }
         let pieces = withoutTailsOfClosedPieces(wanted.sorted().map { view.pieces[$0] })
         return SourcePlan(
-            source: view.source, incarnation: view.incarnation, base: base, spans: spans, cuts: cuts, pieces: pieces,
+            source: view.source, incarnation: view.incarnation, base: base, spans: spans.map { begun[$0.stream] ?? $0 }, cuts: cuts, pieces: pieces,
             branches: view.branches.filter { path.end(of: $0.branch) != nil }, applied: applied, left: left, lastApplied: lastApplied,
             bytes: base.parts.reduce(0) { $0 + $1.storedLength } + pieces.reduce(0) { $0 + $1.index.storedLength })
     }

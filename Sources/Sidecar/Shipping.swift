@@ -166,34 +166,34 @@ public actor Shipping {
     }
 }
 
-extension Catalog {
-    /// Whether the source's newest incarnation in the archive is the history of the one that shows this identity.
+extension IncarnationRecord {
+    /// Whether this is the history of a source that shows `identity`.
     ///
     /// - Returns: `false` when another incarnation is to begin.
     /// - Throws: `.twoHistories` when another source has the name.
-    public func recognises(_ identity: SourceIdentity, source: String, kind: String) async throws -> Bool {
-        guard let newest = try await incarnations(of: source).last else { return false }
-        guard newest.kind == kind else {
+    public func isHistory(of identity: SourceIdentity, kind: String) throws(ArchiveError) -> Bool {
+        guard self.kind == kind else {
             throw ArchiveError(
-                .twoHistories, "'\(source)' is a source of the kind '\(newest.kind)' in this archive, not '\(kind)'.",
+                .twoHistories, "'\(source)' is a source of the kind '\(self.kind)' in this archive, not '\(kind)'.",
                 remedy: "Give the source another name in the configuration.")
         }
-        if newest.identity == identity.identity { return true }
-        guard identity.mayChange else {
+        guard self.identity == identity.identity || identity.mayChange else {
             throw ArchiveError(
                 .twoHistories,
-                "'\(source)' has the identity \(identity.identity), but the archive holds \(newest.identity) under that name.",
+                "'\(source)' has the identity \(identity.identity), but the archive holds \(self.identity) under that name.",
                 remedy: "Connect to the right server, or give the new one another name in the configuration.")
         }
-        return false
+        return self.identity == identity.identity
     }
+}
 
+extension Catalog {
     /// The source's newest incarnation when it still is the same history, else a new one.
     func adopt(
         _ identity: SourceIdentity, source: String, kind: String, at time: Moment, because reason: String?
     ) async throws -> IncarnationRecord {
         let known = try await incarnations(of: source)
-        if try await recognises(identity, source: source, kind: kind), reason == nil, let newest = known.last { return newest }
+        if let newest = known.last, try newest.isHistory(of: identity, kind: kind), reason == nil { return newest }
         let number = (known.last?.number ?? 0) + 1
         let digits = String(number)
         let record = IncarnationRecord(

@@ -105,7 +105,7 @@ struct SpoolFeed: EntryFeed {
     private let reader: EntryReader
     /// What the log was seen to hold, since it is listed only when it changed.
     private var listed: [String: [UInt64]] = [:]
-    /// When all was looked at before, the highest entry of each partition then, and for tars that came later that time.
+    /// When all was looked at before, the highest entry of each partition then, and for what came later that time.
     private var lastLook: Moment?
     private var known: [String: UInt64] = [:]
     private var since: [String: [UInt64: Moment]] = [:]
@@ -145,20 +145,20 @@ struct SpoolFeed: EntryFeed {
             // Unfinished uploads end in .tmp.
             spooled[partition] = try Files.names(in: path).filter { $0.hasSuffix(".tar") }.compactMap { PartitionLSN(String($0.dropLast(4)))?.rawValue }
         }
-        for (partition, tars) in spooled {
-            var times: [UInt64: Moment] = [:]
-            for lsn in tars { times[lsn] = since[partition]?[lsn] ?? (lsn > known[partition] ?? 0 ? lastLook : nil) }
-            since[partition] = times.isEmpty ? nil : times
-        }
+        var result: [Listing] = []
         for partition in Set(spooled.keys).union(listed.keys) {
-            known[partition] = max(known[partition] ?? 0, spooled[partition]?.max() ?? 0, listed[partition]?.last ?? 0)
+            let (tars, entries) = (spooled[partition] ?? [], listed[partition] ?? [])
+            let lsns = Set(tars).union(entries).sorted()
+            // Also of what lies in the log now: it may be gone from there before it is read.
+            var times: [UInt64: Moment] = [:]
+            for lsn in lsns { times[lsn] = since[partition]?[lsn] ?? (lsn > known[partition] ?? 0 ? lastLook : nil) }
+            since[partition] = times.isEmpty ? nil : times
+            guard let highest = lsns.last else { continue }
+            known[partition] = max(known[partition] ?? 0, highest)
+            result.append(Listing(partition: partition, lsns: lsns, highest: entries.last, removable: tars.min()))
         }
         lastLook = time
-        return Set(spooled.keys).union(listed.keys).compactMap { partition in
-            let (tars, entries) = (spooled[partition] ?? [], listed[partition] ?? [])
-            guard !tars.isEmpty || !entries.isEmpty else { return nil }
-            return Listing(partition: partition, lsns: Set(tars).union(entries).sorted(), highest: entries.last, removable: tars.min())
-        }
+        return result
     }
 
     func settle(_ partition: String) throws { try log.settle(partition) }

@@ -48,7 +48,7 @@ enum EntryFrame {
         var links: [Int: ReplayableEntry.File] = [:]
         for frame in frames {
             for member in try TarBlocks.members(of: frame) {
-                let foreign = WireError(offset: 0, reason: "'\(member.name)' does not belong to it")
+                var foreign: WireError { WireError(offset: 0, reason: "'\(member.name)' does not belong to it") }
                 if place == nil {
                     let parts = member.name.utf8.split(separator: 0x2F, omittingEmptySubsequences: false)
                     guard parts.count >= 2, !parts[0].isEmpty, parts[0].allSatisfy({ (0x30...0x39).contains($0) }),

@@ -60,8 +60,8 @@ struct EntryReader: Sendable {
             let to = "\(storage)/\(String(decoding: destination, as: UTF8.self))"
             // Objects have the same content wherever they are. Other names may have been given to other content since: they count
             // only as long as both are one file.
-            let isObject = Self.isNamedByContent(destination)
-            if isObject ? true : try Self.areOneFile(from, to), let file = try content(to) ?? content(from) { links[index] = file } else { unresolved += 1 }
+            let isSame = try Self.isNamedByContent(destination) || Self.areOneFile(from, to)
+            if isSame, let file = try content(to) ?? content(from) { links[index] = file } else { unresolved += 1 }
         }
         return (links, unresolved)
     }

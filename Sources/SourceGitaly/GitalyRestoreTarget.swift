@@ -3,6 +3,7 @@ import DurableIO
 import Glibc
 import Runtime
 import Source
+import Synchronization
 
 /// Replays archived entries over a base: plain bare repositories that a fresh Gitaly can adopt.
 public struct GitalyRestoreTarget: RestoreTarget {
@@ -29,8 +30,7 @@ public struct GitalyRestoreTarget: RestoreTarget {
             replayer.owner = owner
             guard lchown(job.directory, owner.uid, owner.gid) == 0 else { throw ArchiveError.system("give its owner to", job.directory) }
         }
-        var lanes = (0..<Self.width).map { _ in Lane(replayer: replayer, next: [:]) }
-        for (stream, due) in next { lanes[Self.lane(of: stream)].next[stream] = due }
+        let lanes = (0..<Self.width).map { [replayer] lane in Lane(replayer: replayer, next: next.filter { Self.lane(of: $0.key) == lane }) }
         var coming: Task<[[Record]], any Error>?
         defer { coming?.cancel() }
         for (number, piece) in job.log.pieces.enumerated() {
@@ -43,21 +43,15 @@ public struct GitalyRestoreTarget: RestoreTarget {
                 let (log, following, next, last) = (job.log, job.log.pieces[number + 1], next, last)
                 coming = Task { try await Self.records(of: following, in: log, next, last) }
             }
-            lanes = try await withThrowingTaskGroup(of: (Int, Lane).self) { [lanes] group in
-                for (i, lane) in lanes.enumerated() {
-                    let records = records[i]
-                    group.addTask {
-                        if records.isEmpty { return (i, lane) }
-                        return (i, try await blocking { try lane.applying(records, of: piece, starts) })
-                    }
+            try await withThrowingTaskGroup(of: Void.self) { group in
+                for (lane, records) in zip(lanes, records) where !records.isEmpty {
+                    group.addTask { try await blocking { try lane.apply(records, of: piece, starts) } }
                 }
-                var done = lanes
-                for try await (i, lane) in group { done[i] = lane }
-                return done
+                try await group.waitForAll()
             }
-            job.progress("replay", lanes.reduce(0) { $0 + $1.replayer.applied }, total)
+            job.progress("replay", lanes.reduce(0) { $0 + $1.applied }, total)
         }
-        let applied = lanes.reduce(0) { $0 + $1.replayer.applied }
+        let applied = lanes.reduce(0) { $0 + $1.applied }
         for lane in lanes { next.merge(lane.next) { $1 } }
         for (stream, end) in last { if let due = next[stream], due < end { throw Self.missing(stream, due) } }
         let repositories = try await blocking { try Self.repositories(below: job.directory) }
@@ -85,25 +79,34 @@ public struct GitalyRestoreTarget: RestoreTarget {
         var frames: [[UInt8]]
     }
 
-    /// What one thread replays: its partitions' next entries, and the directory that it knows.
-    private struct Lane: Sendable {
-        var replayer: Replayer
-        var next: [String: UInt64]
+    /// What one thread at a time replays: its partitions' next entries, and the directory that it knows.
+    private final class Lane: Sendable {
+        private struct State {
+            var replayer: Replayer
+            var next: [String: UInt64]
+        }
+        // In place: what the replayer knows of directories is too much to be copied for each piece.
+        private let state: Mutex<State>
 
-        func applying(_ records: [Record], of piece: ArchivedPiece, _ starts: [String: LogSpan]) throws -> Lane {
-            var lane = self
-            for record in records {
-                guard let due = lane.next[record.stream], record.event.start >= due else { continue }
-                guard record.event.start == due else { throw GitalyRestoreTarget.missing(record.stream, due) }
-                let entry = try EntryFrame.decode(record.frames)
-                guard entry.partition == record.stream, entry.lsn == record.event.start else {
-                    throw ArchiveError(
-                        .objectDamaged, "The pack \(piece.name) holds another entry than its index says: \(entry.partition)/\(entry.lsn).")
+        init(replayer: Replayer, next: [String: UInt64]) { state = Mutex(State(replayer: replayer, next: next)) }
+
+        var applied: UInt64 { state.withLock { $0.replayer.applied } }
+        var next: [String: UInt64] { state.withLock { $0.next } }
+
+        func apply(_ records: [Record], of piece: ArchivedPiece, _ starts: [String: LogSpan]) throws {
+            try state.withLock { state in
+                for record in records {
+                    guard let due = state.next[record.stream], record.event.start >= due else { continue }
+                    guard record.event.start == due else { throw GitalyRestoreTarget.missing(record.stream, due) }
+                    let entry = try EntryFrame.decode(record.frames)
+                    guard entry.partition == record.stream, entry.lsn == record.event.start else {
+                        throw ArchiveError(
+                            .objectDamaged, "The pack \(piece.name) holds another entry than its index says: \(entry.partition)/\(entry.lsn).")
+                    }
+                    try state.replayer.apply(entry, tolerant: record.event.start < starts[record.stream]?.end ?? 0)
+                    state.next[record.stream] = due + 1
                 }
-                try lane.replayer.apply(entry, tolerant: record.event.start < starts[record.stream]?.end ?? 0)
-                lane.next[record.stream] = due + 1
             }
-            return lane
         }
     }
 

@@ -7,18 +7,11 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 [ $# -eq 1 ] || { sed -n '2s/^# //p' "$0"; exit 2; }
 
 make_work faults
-unmount_and_clean() {
-    local status=$?
-    set +e
-    if mountpoint -q "$TM_WORK/archive"; then umount -l "$TM_WORK/archive"; fi
-    (exit "$status")
-    cleanup
-}
-trap unmount_and_clean EXIT
 build_tidemark
 step "The world, the archive on a small file system of its own"
 make_world "$1" 4
 as_root mount -t tmpfs -o size=96m,mode=0755 tidemark-faults "$ARCHIVE"
+MOUNTS+=("$ARCHIVE")
 as_root chown "$(id -u):$(id -g)" "$ARCHIVE"
 tidemark_or_die init --config "$CONFIG"
 start_agent
@@ -47,7 +40,7 @@ agent_alive
 step "The server dies and comes back"
 sql "$PG" "CREATE TABLE before_crash(n int); INSERT INTO before_crash SELECT generate_series(1, 100000)"
 stop_postgres "$PG" immediate
-sleep 1
+wait_for "the agent to notice" 60 grep -q "error main: Could not .* PostgreSQL" "$TM_WORK/agent.log"
 start_postgres "$BIN" "$PG"
 # The port is a new one, as after a failover to another address.
 DSN="$(conninfo "$PG")"

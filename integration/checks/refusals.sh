@@ -13,7 +13,7 @@ cp "$TIDEMARK" "$TM_WORK/tidemark"
 TIDEMARK="$TM_WORK/tidemark"
 
 digest() { # digest DIRECTORY: everything in it, names and contents
-    if [ -e "$1" ]; then (cd "$1" && find . -type f -print0 | sort -z | xargs -0r sha256sum; find . -type f | sort) | sha256sum; else echo absent; fi
+    if [ -e "$1" ]; then (cd "$1" && find . -type f -print0 | sort -z | xargs -0r sha256sum) | sha256sum; else echo absent; fi
 }
 
 # refused STATUS PATTERN COMMAND…: the command ends with STATUS, says PATTERN, and neither $ARCHIVE, $DAMAGED nor $TARGET changes.
@@ -101,7 +101,7 @@ grep -q 'nearest later time' "$TM_WORK/refused.out" || die "the nearest time is 
 refused 3 'complete only up to' restore --config "$CONFIG" --to-time "2199-01-01T00:00:00Z" "${into_both[@]}"
 grep -q 'nearest earlier time' "$TM_WORK/refused.out" || die "the nearest time is not named"
 
-# damage KIND SUFFIX: a fresh copy in $DAMAGED whose last closed segment but one (or last pack) is hurt
+# A fresh copy of the archive in $DAMAGED; sets segment and pack, the last but one of each.
 fresh() {
     rm -rf "$DAMAGED"
     cp -a "$ARCHIVE" "$DAMAGED"
@@ -120,17 +120,12 @@ hurt() { # hurt KIND FILE
 }
 
 step "Damaged segments and packs"
-for kind in corrupt truncated; do
+for kind in corrupt truncated lost missing; do
+    case "$kind" in corrupt|truncated) status=1 words='is damaged|bytes' ;; *) status=3 words='has a hole' ;; esac
     fresh; hurt "$kind" "$segment"
-    refused 1 'is damaged|bytes' restore --archive "file://$DAMAGED" --to-time "$T" --into "main=$TARGET/main"
+    refused "$status" "$words" restore --archive "file://$DAMAGED" --to-time "$T" --into "main=$TARGET/main"
     fresh; hurt "$kind" "$pack"
-    refused 1 'is damaged|bytes' restore --archive "file://$DAMAGED" --to-time "$T" --into "default=$TARGET/default"
-done
-for kind in lost missing; do
-    fresh; hurt "$kind" "$segment"
-    refused 3 'has a hole' restore --archive "file://$DAMAGED" --to-time "$T" --into "main=$TARGET/main"
-    fresh; hurt "$kind" "$pack"
-    refused 3 'has a hole' restore --archive "file://$DAMAGED" --to-time "$T" --into "default=$TARGET/default"
+    refused "$status" "$words" restore --archive "file://$DAMAGED" --to-time "$T" --into "default=$TARGET/default"
 done
 if [ "$(id -u)" = 0 ]; then
     fresh; chown -R postgres "$DAMAGED"; hurt unreadable "$segment"

@@ -39,7 +39,8 @@ let checkCommand = Command(
         // What the source cannot tell by itself: whether it is the one that this archive has under the name.
         if let opened, !(findings[source.name] ?? []).contains(where: { $0.level == .failure }) {
             do {
-                let isKnown = try await opened.recognises(try await component.makeSnapshotSource().identify(), source: source.name, kind: kind)
+                let identity = try await component.makeSnapshotSource().identify()
+                let isKnown = try await opened.incarnations(of: source.name).last?.isHistory(of: identity, kind: kind) ?? false
                 findings[source.name]?.append(
                     Finding(.ok, source.name, isKnown ? "the archive has its history" : "a history begins in the archive when the agent starts"))
             } catch let error as ArchiveError {
