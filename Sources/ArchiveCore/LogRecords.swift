@@ -29,8 +29,10 @@ public struct LogEvent: Hashable, Sendable {
         public static let commit = Kind(rawValue: 1)
         public static let abort = Kind(rawValue: 2)
         public static let restorePoint = Kind(rawValue: 3)
-        /// Place kept for the marker that ties two logs together.
+        /// A marker that ties two logs together, seen in the log that it was written to; `subject` is its `FenceRecord.id`.
         public static let fence = Kind(rawValue: 4)
+        /// A transaction was prepared for a later commit (two-phase commit).
+        public static let prepare = Kind(rawValue: 5)
     }
 
     public struct Flags: OptionSet, Hashable, Sendable {
@@ -157,9 +159,12 @@ public struct LogPiece: Sendable {
     public var supersedes: [PieceName]
     /// Ascending in the order in which the source gave out its pieces; see `LogSource.acknowledge`.
     public var sequence: UInt64
+    /// Fences whose entries are all in this piece or in earlier ones.
+    public var fences: [FenceRecord]
 
     public init(
-        name: PieceName, frames: [[UInt8]], spans: [LogSpan], events: [LogEvent], supersedes: [PieceName] = [], sequence: UInt64
+        name: PieceName, frames: [[UInt8]], spans: [LogSpan], events: [LogEvent], supersedes: [PieceName] = [], sequence: UInt64,
+        fences: [FenceRecord] = []
     ) {
         self.name = name
         self.frames = frames
@@ -167,6 +172,7 @@ public struct LogPiece: Sendable {
         self.events = events
         self.supersedes = supersedes
         self.sequence = sequence
+        self.fences = fences
     }
 }
 
@@ -180,13 +186,18 @@ public struct PieceIndex: Sendable, Hashable {
     /// Length and SHA-256 of the stored object.
     public var storedLength: UInt64
     public var storedSHA256: [UInt8]
+    /// Fences whose entries are all in this piece or in earlier ones, in the order of their positions.
+    public var fences: [FenceRecord]
 
-    public init(spans: [LogSpan], events: [LogEvent], frames: [LogFrame], storedLength: UInt64, storedSHA256: [UInt8]) {
+    public init(
+        spans: [LogSpan], events: [LogEvent], frames: [LogFrame], storedLength: UInt64, storedSHA256: [UInt8], fences: [FenceRecord] = []
+    ) {
         self.spans = spans
         self.events = events
         self.frames = frames
         self.storedLength = storedLength
         self.storedSHA256 = storedSHA256
+        self.fences = fences
     }
 
     public func encoded() -> [UInt8] {
@@ -217,6 +228,7 @@ public struct PieceIndex: Sendable, Hashable {
         }
         w.number(5, storedLength)
         w.data(6, storedSHA256)
+        for fence in fences { w.message(7) { fence.encode(into: &$0) } }
         return w.bytes
     }
 
@@ -233,6 +245,7 @@ public struct PieceIndex: Sendable, Hashable {
             case 4: frames.append(try Self.frame(value.bytes("frame")))
             case 5: storedLength = try value.number("stored length")
             case 6: storedSHA256 = Array(try value.bytes("digest"))
+            case 7: fences.append(try FenceRecord(decoding: value.bytes("fence")))
             default: continue
             }
         }

@@ -23,7 +23,7 @@ public enum PiecePacker {
         }
         let index = PieceIndex(
             spans: piece.spans, events: piece.events, frames: frames, storedLength: UInt64(object.count),
-            storedSHA256: SHA256.of(object))
+            storedSHA256: SHA256.of(object), fences: piece.fences)
         return PackedPiece(name: piece.name, object: object, index: index)
     }
 

@@ -92,6 +92,36 @@ public protocol LogSource: Sendable {
     func close() async
 }
 
+/// Where a fence's marker was written, and what the anchor said about itself; see `FenceRecord`.
+public struct FenceMark: Sendable, Hashable {
+    public var anchorIdentity: String
+    public var branch: UInt32
+    /// The first offset after the marker.
+    public var position: UInt64
+    public var anchorTime: Moment
+
+    public init(anchorIdentity: String, branch: UInt32, position: UInt64, anchorTime: Moment) {
+        self.anchorIdentity = anchorIdentity
+        self.branch = branch
+        self.position = position
+        self.anchorTime = anchorTime
+    }
+}
+
+/// Writes fences into the log of another source.
+public protocol FenceWriter: Sendable {
+    /// The anchor's name in the archive.
+    var anchor: String { get }
+    /// Writes one marker. Connects when it has to, and gives up within two seconds.
+    ///
+    /// - Parameters:
+    ///   - id: see `FenceRecord.id`.
+    ///   - digest: of the positions that the fence stands for, in hexadecimal; kept in the anchor's log for people.
+    /// - Throws: `.sourceUnreachable`, `.sourceRefused`; the next call tries again.
+    func write(id: String, digest: String) async throws -> FenceMark
+    func close() async
+}
+
 /// Takes a base's paths and contents, in any order, each directory before what is in it. Calls block: use a lane.
 ///
 /// `file` is followed by `write` until `size` bytes were given; fewer are filled with zeros by the next call.
