@@ -205,18 +205,7 @@ public struct PieceIndex: Sendable, Hashable {
         w.number(1, 1)
         for span in spans { w.message(2) { span.encode(into: &$0) } }
         for event in events {
-            w.message(3) { w in
-                w.number(1, UInt64(event.span))
-                w.number(2, event.start)
-                w.number(3, event.end &- event.start)
-                w.signed(4, event.time.rawValue)
-                w.number(5, event.kind.rawValue)
-                w.number(6, event.flags.rawValue)
-                w.number(7, event.number)
-                w.text(8, event.subject)
-                for detail in event.details { w.element(9, detail.utf8) }
-                if let frame = event.frame { w.number(10, UInt64(frame) + 1) }
-            }
+            w.message(3) { Self.encode(event, into: &$0) }
         }
         for frame in frames {
             w.message(4) { w in
@@ -230,6 +219,19 @@ public struct PieceIndex: Sendable, Hashable {
         w.data(6, storedSHA256)
         for fence in fences { w.message(7) { fence.encode(into: &$0) } }
         return w.bytes
+    }
+
+    static func encode(_ event: LogEvent, into w: inout WireWriter) {
+        w.number(1, UInt64(event.span))
+        w.number(2, event.start)
+        w.number(3, event.end &- event.start)
+        w.signed(4, event.time.rawValue)
+        w.number(5, event.kind.rawValue)
+        w.number(6, event.flags.rawValue)
+        w.number(7, event.number)
+        w.text(8, event.subject)
+        for detail in event.details { w.element(9, detail.utf8) }
+        if let frame = event.frame { w.number(10, UInt64(frame) + 1) }
     }
 
     /// - Throws: `WireError` for anything that `encoded` does not write.
@@ -258,7 +260,7 @@ public struct PieceIndex: Sendable, Hashable {
         }
     }
 
-    private static func event(_ bytes: ArraySlice<UInt8>) throws(WireError) -> LogEvent {
+    static func event(_ bytes: ArraySlice<UInt8>) throws(WireError) -> LogEvent {
         var e = LogEvent(span: 0, start: 0, end: 0, time: Moment(rawValue: 0), kind: .commit)
         var kind: UInt64 = 0
         var length: UInt64 = 0

@@ -90,7 +90,7 @@ public struct RestoreRun: Sendable {
             }
             let log = ArchivedLog(
                 catalog: catalog, incarnation: plan.incarnation,
-                pieces: plan.pieces.map { ArchivedPiece(name: $0.name, index: $0.index) }, branches: plan.branches)
+                pieces: plan.pieces.map { ArchivedPiece(name: $0.name, storedLength: $0.storedLength) }, branches: plan.branches)
             let outcome = try await step("replay the log") {
                 try await target.replay(
                     RestoreJob(
@@ -119,16 +119,27 @@ public struct RestoreRun: Sendable {
 }
 
 /// Reads the pieces of a plan.
-struct ArchivedLog: LogReader {
+public struct ArchivedLog: LogReader {
     let catalog: Catalog
     let incarnation: IncarnationRecord
-    let pieces: [ArchivedPiece]
-    let branches: [BranchRecord]
+    public let pieces: [ArchivedPiece]
+    public let branches: [BranchRecord]
 
-    func read(_ piece: ArchivedPiece, frames: [Int]?) async throws -> [[UInt8]] {
-        do { return try await catalog.read(piece.name, index: piece.index, frames: frames, of: incarnation) } catch let error as ArchiveError
-            where error.code == .objectMissing
-        {
+    public init(catalog: Catalog, incarnation: IncarnationRecord, pieces: [ArchivedPiece], branches: [BranchRecord]) {
+        self.catalog = catalog
+        self.incarnation = incarnation
+        self.pieces = pieces
+        self.branches = branches
+    }
+
+    public func index(of piece: ArchivedPiece) async throws -> PieceIndex { try await catalog.index(of: piece.name, of: incarnation) }
+
+    public func read(_ piece: ArchivedPiece, index: PieceIndex?, frames: [Int]?) async throws -> [[UInt8]] {
+        do {
+            let known: PieceIndex
+            if let index { known = index } else { known = try await self.index(of: piece) }
+            return try await catalog.read(piece.name, index: known, frames: frames, of: incarnation)
+        } catch let error as ArchiveError where error.code == .objectMissing {
             // An agent at work removes a tail when its piece is closed, which then holds the same bytes.
             guard let part = piece.name.part else { throw error }
             let closed = PieceName(branch: piece.name.branch, name: piece.name.name, suffix: piece.name.suffix)

@@ -170,11 +170,12 @@ public protocol SnapshotSource: Sendable {
 /// A piece of log as a restore meets it.
 public struct ArchivedPiece: Sendable {
     public var name: PieceName
-    public var index: PieceIndex
+    /// Bytes of the stored object.
+    public var storedLength: UInt64
 
-    public init(name: PieceName, index: PieceIndex) {
+    public init(name: PieceName, storedLength: UInt64) {
         self.name = name
-        self.index = index
+        self.storedLength = storedLength
     }
 }
 
@@ -183,8 +184,11 @@ public protocol LogReader: Sendable {
     /// The pieces that the plan needs, in log order. For each branch, closed pieces before the tails that follow them.
     var pieces: [ArchivedPiece] { get }
     var branches: [BranchRecord] { get }
+    func index(of piece: ArchivedPiece) async throws -> PieceIndex
     /// The frames of `piece`, decompressed; all of them when `frames` is `nil`.
-    func read(_ piece: ArchivedPiece, frames: [Int]?) async throws -> [[UInt8]]
+    ///
+    /// - Parameter index: the piece's, where it was read before.
+    func read(_ piece: ArchivedPiece, index: PieceIndex?, frames: [Int]?) async throws -> [[UInt8]]
 }
 
 public enum RecoveryMode: String, Sendable, CaseIterable { case none, promote }
@@ -283,4 +287,8 @@ public protocol ComponentKind: Sendable {
     var streamsMayBeginEmpty: Bool { get }
     /// The offset of such a stream's first record.
     var firstOffset: UInt64 { get }
+    /// Whether other sources' fences can be written into its log, and its commit times are the time of a restore.
+    var carriesFences: Bool { get }
+    /// The name of the piece that a record ending just before `offset` belongs to, where names follow from positions.
+    func pieceName(endingAt offset: UInt64, branch: UInt32, of incarnation: IncarnationRecord) -> PieceName?
 }

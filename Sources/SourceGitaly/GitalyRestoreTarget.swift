@@ -115,18 +115,19 @@ public struct GitalyRestoreTarget: RestoreTarget {
         of piece: ArchivedPiece, in log: any LogReader, _ next: [String: UInt64], _ last: [String: UInt64]
     ) async throws -> [[Record]] {
         var wanted: [(event: LogEvent, stream: String, frames: Range<Int>)] = []
-        for (i, event) in piece.index.events.enumerated() {
-            let stream = piece.index.spans[event.span].stream
+        let index = try await log.index(of: piece)
+        for (i, event) in index.events.enumerated() {
+            let stream = index.spans[event.span].stream
             guard let due = next[stream], let end = last[stream], event.start >= due, event.start < end, let frame = event.frame else {
                 continue
             }
             // Materialised links follow their entry in a frame of their own.
-            let following = i + 1 < piece.index.events.count ? piece.index.events[i + 1].frame ?? frame + 1 : piece.index.frames.count - 1
+            let following = i + 1 < index.events.count ? index.events[i + 1].frame ?? frame + 1 : index.frames.count - 1
             wanted.append((event, stream, frame..<max(frame + 1, following)))
         }
         var records = [[Record]](repeating: [], count: width)
         guard !wanted.isEmpty else { return records }
-        let contents = try await log.read(piece, frames: wanted.flatMap { Array($0.frames) })
+        let contents = try await log.read(piece, index: index, frames: wanted.flatMap { Array($0.frames) })
         var at = 0
         for (event, stream, frames) in wanted {
             records[lane(of: stream)].append(Record(event: event, stream: stream, frames: Array(contents[at..<at + frames.count])))
@@ -161,4 +162,6 @@ public struct GitalyKind: ComponentKind {
     public func describe(offset: UInt64) -> String { PartitionLSN(rawValue: offset).description }
     public let streamsMayBeginEmpty = true
     public let firstOffset: UInt64 = 1
+    public let carriesFences = false
+    public func pieceName(endingAt offset: UInt64, branch: UInt32, of incarnation: IncarnationRecord) -> PieceName? { nil }
 }
