@@ -72,6 +72,7 @@ let restoreCommand = Command(
     options: Shared.place + TargetOptions.all + [
         Option("plan", "ID", help: "Carry out a plan that `tidemark plan --save` stored, or this node's part of it, instead of naming a target."),
         Option("into", "NAME=DIR", repeats: true, help: "Restore the source NAME into DIR, which is empty or does not exist."),
+        Option("repository", "PATH", help: "Restore this one repository of a storage, with its object pool if it has one, such as @hashed/6b/86/….git."),
         Shared.source,
         Option("recover", "none|promote", help: "promote: run PostgreSQL's recovery to the target and stop it again (default); none: prepare only."),
         Option("bindir", "DIR", help: "Where PostgreSQL's programs are; default: found by the base's version."),
@@ -92,6 +93,11 @@ let restoreCommand = Command(
     guard !into.isEmpty else { throw ArchiveError(.usage, "Nothing says where to restore to.", remedy: "Add --into NAME=DIR for each source.") }
     guard Set(into.map(\.0)).count == into.count, Set(into.map(\.1)).count == into.count else {
         throw ArchiveError(.usage, "--into names a source or a directory twice.")
+    }
+    let only = arguments["repository"]
+    if let only {
+        guard isSafeRelativePath(only.utf8) else { throw ArchiveError(.usage, "--repository '\(only)' is not a path below a storage.") }
+        guard into.count == 1 else { throw ArchiveError(.usage, "--repository restores from one storage.", remedy: "Give one --into NAME=DIR.") }
     }
     let mode = arguments["recover"] ?? "promote"
     guard let recover = RecoveryMode(rawValue: mode) else { throw ArchiveError(.usage, "--recover is '\(mode)'; it takes none or promote.") }
@@ -125,7 +131,7 @@ let restoreCommand = Command(
             let kind = try Registry.kind(plan.incarnation.kind)
             let order = RestoreOrder(
                 plan: plan, directory: directory, recover: recover, bindir: arguments["bindir"],
-                fetchCommand: "\(shellQuoted(ownPath())) wal-fetch --archive \(shellQuoted("\(location)")) --source \(name) %f %p", mappings: mappings)
+                fetchCommand: "\(shellQuoted(ownPath())) wal-fetch --archive \(shellQuoted("\(location)")) --source \(name) %f %p", mappings: mappings, only: only)
             let run = RestoreRun(catalog: catalog) { progress.show("\(name): \($0)", $1, $2) }
             let done = try await run.run(order, with: kind.restoreTarget)
             progress.end()
