@@ -128,12 +128,17 @@ public struct PieceName: Hashable, Sendable, CustomStringConvertible {
         return text
     }
 
+    /// Whether a piece can have this name: 4 to 64 hexadecimal digits in upper case.
+    static func isName(_ name: String) -> Bool {
+        (4...64).contains(name.utf8.count) && name.utf8.allSatisfy { (0x30...0x39).contains($0) || (0x41...0x46).contains($0) }
+    }
+
     /// Reads `description` with its suffix; `nil` for anything else.
     public init?(path: String) {
         let parts = path.split(separator: "/", omittingEmptySubsequences: false)
         guard parts.count == 3, parts[0].utf8.count == 8, let branch = UInt32(hexDigits: Array(parts[0].utf8)) else { return nil }
         let fields = parts[2].split(separator: ".", omittingEmptySubsequences: false).map(String.init)
-        guard fields.count >= 2, fields[0].utf8.count >= 4, parts[1] == fields[0].dropLast(3) else { return nil }
+        guard fields.count >= 2, Self.isName(fields[0]), parts[1] == fields[0].dropLast(3) else { return nil }
         var part: Range<UInt64>?
         var rest = 1
         if fields.count >= 4, fields[2] == "tail" {

@@ -176,7 +176,7 @@ public struct ChapterName: Sendable, Hashable {
         let parts = path.dropLast(4).split(separator: "/", omittingEmptySubsequences: false)
         guard parts.count == 2, parts[0].utf8.count == 8, let branch = UInt32(hexDigits: Array(parts[0].utf8)) else { return nil }
         let fields = parts[1].split(separator: "-", omittingEmptySubsequences: false).map(String.init)
-        guard fields.count == 4, !fields[0].isEmpty, fields[0].utf8.count == fields[1].utf8.count, fields[1] <= fields[0],
+        guard fields.count == 4, PieceName.isName(fields[0]), PieceName.isName(fields[1]), fields[1] <= fields[0],
             let low = UInt64(fields[2], radix: 16), let high = UInt64(fields[3], radix: 16)
         else { return nil }
         self.init(
@@ -316,7 +316,7 @@ extension PieceSummary {
             default: continue
             }
         }
-        guard name.utf8.count >= 4, name.utf8.count <= 64, suffix == "zst" || suffix == "tar.zst" else {
+        guard PieceName.isName(name), suffix == "zst" || suffix == "tar.zst" else {
             throw WireError(offset: 0, reason: "'\(name)' is no piece")
         }
         guard low <= high, lowest <= highest, lastStart &+ lastLength >= lastStart else { throw WireError(offset: 0, reason: "a range ends before it begins") }
