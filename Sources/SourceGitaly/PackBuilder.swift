@@ -11,7 +11,6 @@ struct PackBuilder {
     private var spans: [LogSpan] = []
     private var spanOf: [String: Int] = [:]
     private var bytes = 0
-    /// Digest of every partition's last entry.
     var isEmpty: Bool { events.isEmpty }
     var isFull: Bool { events.count >= Self.maximumEntries || bytes >= Self.maximumBytes }
 
@@ -52,9 +51,10 @@ struct PackBuilder {
         }
     }
 
-    func piece(number: UInt64) -> LogPiece {
+    /// - Parameter fence: the one that this pack completes; then there need not be any entry.
+    func piece(number: UInt64, fence: FenceRecord? = nil) -> LogPiece {
         LogPiece(
             name: PieceName(branch: 0, name: hex(number, 16), suffix: "tar.zst"), frames: frames + [EntryFrame.end], spans: spans,
-            events: events, sequence: number)
+            events: events, sequence: number, fences: fence.map { [$0] } ?? [])
     }
 }
