@@ -21,6 +21,8 @@ public actor GitalyLogSource: LogSource {
     /// What was listed and is not taken to its end.
     private var batch: EntryBatch?
     private var fences: FenceSchedule?
+    /// See `PackBuilder.limit`.
+    private let entriesPerPack: Int
     private var number: UInt64 = 1
     private var pending: [LogOutput] = []
     /// Partitions and their last LSNs of the pieces that are not acknowledged yet.
@@ -43,6 +45,13 @@ public actor GitalyLogSource: LogSource {
     ///   - fencing: `nil`: no fences.
     ///   - output: hears when fences fail and when they are back.
     public init(storage: String, spool: String?, tail: Double, prune: Bool, fencing: Fencing? = nil, output: Log = Log()) {
+        self.init(
+            storage: storage, spool: spool, tail: tail, prune: prune, fencing: fencing, output: output,
+            entriesPerPack: PackBuilder.maximumEntries)
+    }
+
+    init(storage: String, spool: String?, tail: Double, prune: Bool, fencing: Fencing?, output: Log, entriesPerPack: Int) {
+        self.entriesPerPack = entriesPerPack
         self.storage = storage
         makeFeed = { if let spool { SpoolFeed(spool: spool, storage: storage) } else { WALFeed(storage: storage) } }
         state = EntryBatch.State(feed: makeFeed())
@@ -145,9 +154,9 @@ public actor GitalyLogSource: LogSource {
 
     /// Takes what was listed into at most one piece.
     private func take(_ current: EntryBatch) async throws {
-        let before = state
+        let (before, limit) = (state, entriesPerPack)
         let result = try await blocking {
-            var (batch, state, builder, gaps) = (current, before, PackBuilder(), [GapRecord]())
+            var (batch, state, builder, gaps) = (current, before, PackBuilder(limit: limit), [GapRecord]())
             let fence = try batch.take(into: &builder, state: &state, gaps: &gaps, at: now())
             return (batch: batch, state: state, builder: builder, gaps: gaps, fence: fence)
         }

@@ -6,13 +6,17 @@ struct PackBuilder {
     /// Bytes of content after which a pack is closed; one entry may be larger.
     static let maximumBytes = 8 << 20
 
+    /// Entries after which the pack is full.
+    let limit: Int
     private var frames: [[UInt8]] = []
     private var events: [LogEvent] = []
     private var spans: [LogSpan] = []
     private var spanOf: [String: Int] = [:]
     private var bytes = 0
     var isEmpty: Bool { events.isEmpty }
-    var isFull: Bool { events.count >= Self.maximumEntries || bytes >= Self.maximumBytes }
+    var isFull: Bool { events.count >= limit || bytes >= Self.maximumBytes }
+
+    init(limit: Int = Self.maximumEntries) { self.limit = limit }
 
     mutating func add(_ found: FoundEntry) {
         let frame = EntryFrame.encode(
