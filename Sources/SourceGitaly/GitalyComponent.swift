@@ -106,7 +106,7 @@ public struct GitalyComponent: Component {
             await writer.close()
             var found = [Finding(.ok, name, "fences can be written into the log of '\(writer.anchor)', which is of \(identity)")]
             if let bounds {
-                let text = "the clock of '\(writer.anchor)' is ahead of this host's by \(Self.seconds(bounds.lowerBound)) to \(Self.seconds(bounds.upperBound)) s"
+                let text = "the clock of '\(writer.anchor)' is ahead of this host's by \(Self.milliseconds(bounds.lowerBound)) to \(Self.milliseconds(bounds.upperBound)) ms"
                 found.append(
                     max(bounds.lowerBound.magnitude, bounds.upperBound.magnitude) > 1_000_000_000
                         ? Finding(.warning, name, text, remedy: "Let both hosts follow the same time server (chrony or NTP).")
@@ -121,10 +121,9 @@ public struct GitalyComponent: Component {
         }
     }
 
-    /// Nanoseconds as seconds with three decimals.
-    private static func seconds(_ nanoseconds: Int64) -> String {
-        let milliseconds = Int((Double(nanoseconds) / 1e6).rounded())
-        let digits = String(milliseconds.magnitude % 1000)
-        return "\(milliseconds < 0 ? "-" : "")\(milliseconds.magnitude / 1000).\(String(repeating: "0", count: 3 - digits.count))\(digits)"
+    /// Nanoseconds as milliseconds with one decimal.
+    private static func milliseconds(_ nanoseconds: Int64) -> String {
+        let tenths = (Double(nanoseconds) / 1e5).rounded()
+        return "\(tenths == 0 ? 0 : tenths / 10)"
     }
 }

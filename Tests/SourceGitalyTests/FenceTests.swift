@@ -69,6 +69,26 @@ final class TrueOrder: Sendable {
         }
     }
 
+    /// Uploads a partition's entries but the last and removes them from the log, as the native archiver and Gitaly's pruning do.
+    func upload(_ partition: String, _ storage: Int, to spool: String) throws {
+        try next.withLock { _ in
+            let wal = wal(partition, storage)
+            guard Files.exists(wal) else { return }
+            let folder = "\(spool)/default/\(partition)"
+            try Files.makeDirectory(folder)
+            for lsn in try WALDirectories.entries(in: wal, partition: partition).dropLast() {
+                let name = "\(PartitionLSN(rawValue: lsn))"
+                var tar: [UInt8] = []
+                TarBlocks.append("\(name)/", isDirectory: true, mode: 0o700, modified: 0, content: [], to: &tar)
+                TarBlocks.append("\(name)/MANIFEST", isDirectory: false, mode: 0o600, modified: 0, content: [], to: &tar)
+                try Files.writeDurably(tar + EntryFrame.end, to: "\(folder)/\(name).tar")
+                let aside = "\(storages[storage].path)/+gitaly/staging/\(UInt64.random(in: 0...UInt64.max))"
+                guard rename("\(wal)/\(name)", aside) == 0 else { throw ArchiveError.system("prune", wal) }
+                try Files.removeTree(aside)
+            }
+        }
+    }
+
     /// Checks, for every fence, what `FenceRecord` promises, against what really happened. Markers' positions are ticks.
     func prove(_ pieces: [LogPiece], _ storage: Int, _ note: String) {
         func entries(_ piece: LogPiece) -> [Entry] {
@@ -116,12 +136,12 @@ struct FenceTests {
     private func fresh() -> ResumeState { ResumeState(incarnation: TailTests.incarnation) }
 
     private func source(
-        _ order: TrueOrder, _ anchor: ScriptedAnchor, storage: Int = 0, interval: Double = 0.1, prune: Bool = false, perPack: Int = 4096
+        _ order: TrueOrder, _ anchor: ScriptedAnchor, storage: Int = 0, spool: String? = nil, interval: Double = 0.1, prune: Bool = false, perPack: Int = 4096
     ) -> GitalyLogSource {
         var fencing = Fencing(writer: anchor, interval: interval)
         fencing.backoff = (first: 0.1, last: 0.2)
         return GitalyLogSource(
-            storage: order.storages[storage].path, spool: nil, tail: 0.02, prune: prune, fencing: fencing, output: Log("test"), entriesPerPack: perPack)
+            storage: order.storages[storage].path, spool: spool, tail: 0.02, prune: prune, fencing: fencing, output: Log("test"), entriesPerPack: perPack)
     }
 
     @Test("what comes while the marker is written is late, and gets a fence of its own though nothing more comes", .timeLimit(.minutes(1)))
@@ -276,13 +296,20 @@ struct FenceTests {
         let order = try TrueOrder(storages: 2)
         let isOver = Mutex(false)
         let perPack = [1, 3, 7, 4096][Int(seed % 4)]
+        // A third of the lives take what the native archiver wrote, and the log itself for the rest.
+        let spools = seed % 3 == 0 ? try (0..<2).map { _ in try TemporaryDirectory() } : []
         // Two clients for each storage; partitions appear all the time.
         for client in 0..<4 {
             startThread {
                 var random = SeededRandom(seed: seed * 8 + UInt64(client))
                 while !isOver.withLock({ $0 }) {
                     let partition = random.next() % 8 == 0 ? random.next() % 60 : random.next() % 6
-                    do { try order.append("\(partition + 2)", client % 2) } catch { Issue.record("\(error)") }
+                    do {
+                        try order.append("\(partition + 2)", client % 2)
+                        if !spools.isEmpty, random.next() % 3 == 0 {
+                            try order.upload("\(random.next() % 60 + 2)", client % 2, to: spools[client % 2].path)
+                        }
+                    } catch { Issue.record("\(error)") }
                     // From none to long enough for directories to be trusted.
                     usleep([0, 0, 300, 2000, 30_000][Int(random.next() % 5)])
                     if random.next() % 50 == 0 { usleep(250_000) }
@@ -291,7 +318,7 @@ struct FenceTests {
         }
         try await withThrowingTaskGroup(of: Void.self) { group in
             for storage in 0..<2 {
-                group.addTask { try await self.live(order, storage, seed: seed, perPack: perPack) }
+                group.addTask { try await self.live(order, storage, seed: seed, perPack: perPack, spool: spools.isEmpty ? nil : spools[storage].path) }
             }
             try await group.waitForAll()
             isOver.withLock { $0 = true }
@@ -299,7 +326,7 @@ struct FenceTests {
     }
 
     /// Six lives of an agent, each ended by a stop or a crash that loses what was not acknowledged.
-    private func live(_ order: TrueOrder, _ storage: Int, seed: UInt64, perPack: Int) async throws {
+    private func live(_ order: TrueOrder, _ storage: Int, seed: UInt64, perPack: Int, spool: String?) async throws {
         var random = SeededRandom(seed: seed &* 31 + UInt64(storage))
         let shared = Mutex(SeededRandom(seed: seed &* 77 + UInt64(storage)))
         let anchor = ScriptedAnchor { _ in
@@ -314,7 +341,7 @@ struct FenceTests {
         }
         var archive = Drain()
         for _ in 0..<6 {
-            let source = source(order, anchor, storage: storage, interval: 0.1, prune: seed % 2 == 0, perPack: perPack)
+            let source = source(order, anchor, storage: storage, spool: spool, interval: 0.1, prune: seed % 2 == 0, perPack: perPack)
             try await source.start(from: archive.resume(TailTests.incarnation))
             let deadline = ContinuousClock.now + .milliseconds(300 + Int(random.next() % 400))
             let crash = random.next() % 2 == 0

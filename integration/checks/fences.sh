@@ -59,7 +59,7 @@ sql "$PG" "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC"
 if check_storages "$TM_WORK/storages.yaml"; then die "a role without its rights passed"; fi
 grep -q "CREATE ROLE tidemark_fence LOGIN" "$TM_WORK/check.out" || { cat "$TM_WORK/check.out" >&2; die "the remedy names no SQL"; }
 sql "$PG" "GRANT EXECUTE ON FUNCTION pg_control_system() TO PUBLIC"
-grep -v fence "$TM_WORK/storages.yaml" >"$TM_WORK/unfenced.yaml"
+grep -v '^    fence' "$TM_WORK/storages.yaml" >"$TM_WORK/unfenced.yaml"
 check_storages "$TM_WORK/unfenced.yaml" || die "the check without fences failed"
 [ "$(grep -c "warning .*no fences" "$TM_WORK/check.out")" = 2 ] || die "no warning where fences are not configured"
 
@@ -91,7 +91,7 @@ STORAGES_AGENT=$AGENT_OF_LAST
 load first
 load second
 wait_for "five fences of each storage" 60 fences_reach 5 || { show_logs; exit 1; }
-"$FENCES" list "$ARCHIVE" first | head -3 | sed 's/^/  /'
+"$FENCES" list "$ARCHIVE" first | sed -n '1,3s/^/  /p'
 
 step "Every one is in the archived WAL, at its very position"
 sql "$PG" "SELECT pg_switch_wal()" >/dev/null
