@@ -121,6 +121,7 @@ done
 
 step "The end of an agent: a last fence, over everything"
 for pid in "${LOADS[@]}"; do end "$pid"; done
+note "the loads have ended"
 end "$STORAGES_AGENT"
 for name in first second; do "$FENCES" covered "$ARCHIVE" "$name" || { show_logs; die "$name ends without a fence"; }; done
 
