@@ -49,6 +49,9 @@ public struct ResumeState: Sendable {
     /// By stream, on the newest branch that the archive has of it.
     public var positions: [String: Position]
     public var branches: [BranchRecord]
+    /// Reads an archived piece's frames, proven by length and digest; throws `.objectMissing` where there is none. `nil` in tests that
+    /// have no archive.
+    public var content: (@Sendable (PieceName) async throws -> [[UInt8]])?
 
     public init(
         incarnation: IncarnationRecord, lastPiece: [UInt32: PieceName] = [:], tails: [Tail] = [],
@@ -283,4 +286,8 @@ public protocol ComponentKind: Sendable {
     var streamsMayBeginEmpty: Bool { get }
     /// The offset of such a stream's first record.
     var firstOffset: UInt64 { get }
+    /// A reader of archived log that has read nothing yet; `nil` for a kind whose content does not tell what its index has to say.
+    ///
+    /// - Throws: `.archiveDamaged` when the incarnation's record lacks a fact that it takes.
+    func makeIndexer(for incarnation: IncarnationRecord) throws(ArchiveError) -> (any LogIndexer)?
 }

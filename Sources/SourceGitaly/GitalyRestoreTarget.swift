@@ -161,4 +161,7 @@ public struct GitalyKind: ComponentKind {
     public func describe(offset: UInt64) -> String { PartitionLSN(rawValue: offset).description }
     public let streamsMayBeginEmpty = true
     public let firstOffset: UInt64 = 1
+
+    /// None: packs keep the times of their entries in seconds, their indexes keep them to the nanosecond.
+    public func makeIndexer(for incarnation: IncarnationRecord) throws(ArchiveError) -> (any LogIndexer)? { nil }
 }

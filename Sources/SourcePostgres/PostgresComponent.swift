@@ -91,4 +91,12 @@ public struct PostgresKind: ComponentKind {
     public func describe(offset: UInt64) -> String { LSN(rawValue: offset).description }
     public let streamsMayBeginEmpty = false
     public let firstOffset: UInt64 = 0
+
+    /// WAL says everything that its index says.
+    public func makeIndexer(for incarnation: IncarnationRecord) throws(ArchiveError) -> (any LogIndexer)? {
+        guard let size = incarnation.facts["segment-size"].flatMap(UInt64.init).flatMap(SegmentSize.init(bytes:)) else {
+            throw ArchiveError(.archiveDamaged, "The record of '\(incarnation.source)' in the archive names no segment size.")
+        }
+        return WALIndexer(size: size, systemID: UInt64(incarnation.identity))
+    }
 }

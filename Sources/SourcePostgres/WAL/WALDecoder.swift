@@ -38,8 +38,13 @@ struct WALDecoder {
     private var recordStart: UInt64 = 0
     private var recordLength: UInt64 = 0
     private var filled: UInt64 = 0
+    /// The record's header, as far as it is there, and what was read of the rest.
     private var kept: [UInt8] = []
+    private var content: TransactionRecord?
     private var crc = CRC32C()
+
+    /// Whether everything fed so far belongs to a record that began before.
+    var isPassing: Bool { if case .passing = state { true } else { false } }
 
     /// - Precondition: `start` is the beginning of a segment.
     init(start: UInt64, timeline: UInt32, segmentSize: UInt64, systemID: UInt64?) {
@@ -89,6 +94,7 @@ struct WALDecoder {
                 }
             }
             kept.removeAll(keepingCapacity: true)
+            content = nil
             crc = CRC32C()
             state = .inside
             return try gather(window)
@@ -124,20 +130,21 @@ struct WALDecoder {
                 }
             }
             guard filled >= WALFormat.recordHeader else { return taken }
+            content = kept.withUnsafeBytes { TransactionRecord(header: $0, major: major) }
         }
         let n = min(Int(recordLength - filled), window.count - taken)
         if n > 0 {
             let part = UnsafeRawBufferPointer(rebasing: window[taken..<taken + n])
             crc.update(part)
-            let limit = kept[17] == WALFormat.resourceManagerTransaction ? 1 << 20 : 4096
-            if kept.count < limit { kept.append(contentsOf: part.prefix(limit - kept.count)) }
+            content?.feed(part)
             filled += UInt64(n)
             position += UInt64(n)
             taken += n
         }
         if filled == recordLength {
-            let bytes = kept
-            try bytes.withUnsafeBytes { raw in try finish(raw, body: crc) }
+            let header = kept
+            let found = content?.event(start: recordStart, end: WALFormat.aligned(position))
+            try header.withUnsafeBytes { raw in try finish(raw, body: crc, event: found) }
         }
         return taken
     }
@@ -147,11 +154,12 @@ struct WALDecoder {
         var body = CRC32C()
         body.update(UnsafeRawBufferPointer(rebasing: record[WALFormat.recordHeader...]))
         position += length
-        try finish(record, body: body)
+        let found = TransactionRecord.event(record, start: recordStart, end: WALFormat.aligned(position), major: major)
+        try finish(record, body: body, event: found)
     }
 
-    /// Checks a record that is there as a whole; `bytes` are its beginning.
-    private mutating func finish(_ bytes: UnsafeRawBufferPointer, body: CRC32C) throws {
+    /// Checks a record that is there as a whole; `bytes` begin with its header, `event` is what it means if it is right.
+    private mutating func finish(_ bytes: UnsafeRawBufferPointer, body: CRC32C, event: LogEvent?) throws {
         var sum = body
         sum.update(UnsafeRawBufferPointer(rebasing: bytes[0..<20]))
         let expected: UInt32 = bytes.number(20)
@@ -167,19 +175,14 @@ struct WALDecoder {
         } else if previous >= recordStart {
             throw WALFormat.damaged(recordStart, "a record says that it follows \(LSN(rawValue: previous))")
         }
-        let end = WALFormat.aligned(position)
         lastRecord = recordStart
-        lastRecordEnd = end
+        lastRecordEnd = WALFormat.aligned(position)
         recordCount += 1
         state = .between
-        let manager = bytes[17]
-        if manager <= WALFormat.resourceManagerTransaction {
-            if manager == WALFormat.resourceManagerXLog, bytes[16] & 0xF0 == WALFormat.infoSwitch {
-                lastRecordEnd = (recordStart / segmentSize + 1) * segmentSize
-                if position & (segmentSize - 1) != 0 { state = .switched }
-            } else if let event = TransactionRecord.event(bytes, start: recordStart, end: end, major: major) {
-                events.append(event)
-            }
+        if let event { events.append(event) }
+        if bytes[17] == WALFormat.resourceManagerXLog, bytes[16] & 0xF0 == WALFormat.infoSwitch {
+            lastRecordEnd = (recordStart / segmentSize + 1) * segmentSize
+            if position & (segmentSize - 1) != 0 { state = .switched }
         }
     }
 
