@@ -4,10 +4,13 @@ import ArchiveCore
 public struct PieceContent: Sendable, Hashable {
     public var spans: [LogSpan]
     public var events: [LogEvent]
+    /// Whether it begins within a record of which the beginning was not read: what that record means is not known.
+    public var beginsInside: Bool
 
-    public init(spans: [LogSpan], events: [LogEvent]) {
+    public init(spans: [LogSpan], events: [LogEvent], beginsInside: Bool = false) {
         self.spans = spans
         self.events = events
+        self.beginsInside = beginsInside
     }
 }
 

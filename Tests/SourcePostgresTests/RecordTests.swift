@@ -180,7 +180,8 @@ struct SegmentsTests {
     private let size = SegmentSize(bytes: 1 << 20)!
 
     /// Some commits, a record of 3 MB, a commit record of more than a megabyte, and another segment.
-    static func log(major: Int = 15) -> WALBuilder {
+    private static let log15 = log(major: 15)
+    static func log(major: Int) -> WALBuilder {
         var log = WALBuilder(major: major)
         func commit(_ xid: UInt32, _ ending: Ending, operation: UInt8 = 0) {
             let (info, data) = ending.encoded(major: major)
@@ -201,6 +202,25 @@ struct SegmentsTests {
         log.switchSegment()
         return log
     }
+
+    /// The same in small, for tests that read it many times: a message and a commit record over segments, and two more segments.
+    static let short: WALBuilder = {
+        var log = WALBuilder()
+        func commit(_ xid: UInt32, _ ending: Ending, operation: UInt8 = 0) {
+            let (info, data) = ending.encoded(major: 15)
+            log.append(manager: 1, info: info | operation, xid: operation == 0 ? xid : 0, data)
+        }
+        for xid in 1...50 as ClosedRange<UInt32> { commit(xid, Ending(time: Int64(xid))) }
+        log.append(manager: 21, info: 0, logicalMessage(Array("big\0".utf8), [UInt8](repeating: 7, count: 1_300_000)))
+        commit(51, Ending(time: 51))
+        commit(0, Ending(time: 52, subtransactions: Array(1000..<300_000), prepared: 52), operation: 0x30)
+        log.append(manager: 21, info: 0, logicalMessage(Array("tidemark\0".utf8), Array("fence one 00".utf8)))
+        for xid in 53...55 as ClosedRange<UInt32> {
+            commit(xid, Ending(time: Int64(xid)))
+            log.switchSegment()
+        }
+        return log
+    }()
 
     @Test("records of megabytes are read over pages and segments in parts of any size", arguments: 13...18)
     func large(_ major: Int) throws {
@@ -224,7 +244,7 @@ struct SegmentsTests {
 
     @Test("archived pieces say again what the source said, in segments and tails, wherever reading begins")
     func indexer() throws {
-        let log = Self.log()
+        let log = Self.log15
         var all = WALIndexer(size: size, systemID: 77)
         var events: [LogEvent] = []
         for (name, content) in log.segments {
@@ -264,7 +284,7 @@ struct SegmentsTests {
 
     @Test("after a restart the record that goes on from the archive's last segment is known", arguments: 1...9)
     func restart(_ archived: Int) async throws {
-        let log = Self.log()
+        let log = Self.log15
         let segments = log.segments
         let incarnation = IncarnationRecord(
             source: "main", id: "77-0001", kind: "postgres", identity: "77", number: 1, created: Moment(rawValue: 0), facts: ["segment-size": "1048576"], reason: nil)

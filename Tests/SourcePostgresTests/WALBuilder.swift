@@ -99,7 +99,7 @@ struct Ending {
             flags |= 1
             rest += little(UInt32(5)) + little(UInt32(1663))
         }
-        array(2, subtransactions.count, subtransactions.flatMap { little($0) })
+        array(2, subtransactions.count, subtransactions.withUnsafeBytes { Array($0) })
         array(4, relations.count, relations.flatMap { little($0.0) + little($0.1) + little($0.2) })
         array(256, statistics, [UInt8](repeating: 9, count: statistics * (major >= 18 ? 16 : 12)))
         array(8, invalidations, [UInt8](repeating: 8, count: invalidations * 16))

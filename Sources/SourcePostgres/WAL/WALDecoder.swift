@@ -1,4 +1,5 @@
 import ArchiveCore
+import Glibc
 
 /// Checks WAL as it streams by, and picks out what the commit index needs.
 ///
@@ -45,6 +46,8 @@ struct WALDecoder {
 
     /// Whether everything fed so far belongs to a record that began before.
     var isPassing: Bool { if case .passing = state { true } else { false } }
+    /// Whether the first byte fed belongs to such a record.
+    private(set) var beganInside = false
 
     /// - Precondition: `start` is the beginning of a segment.
     init(start: UInt64, timeline: UInt32, segmentSize: UInt64, systemID: UInt64?) {
@@ -105,8 +108,9 @@ struct WALDecoder {
             state = Int(remaining) == n ? .between : .passing(remaining: remaining - UInt64(n))
             return n
         case .switched:
-            if let i = window.firstIndex(where: { $0 != 0 }) {
-                throw WALFormat.damaged(position + UInt64(i), "the rest of a segment behind a switch is not empty")
+            guard isZero(window) else {
+                throw WALFormat.damaged(
+                    position + UInt64(window.prefix { $0 == 0 }.count), "the rest of a segment behind a switch is not empty")
             }
             position += UInt64(window.count)
             if position & (segmentSize - 1) == 0 { state = .between }
@@ -265,9 +269,18 @@ struct WALDecoder {
         case .switched: return
         }
         if fresh {
-            if remaining > 0 { state = .passing(remaining: remaining) }
+            if remaining > 0 {
+                state = .passing(remaining: remaining)
+                beganInside = true
+            }
         } else if remaining != expected {
             throw WALFormat.damaged(page, "the page continues a record with \(remaining) bytes where \(expected) are left")
         }
     }
+}
+
+/// Whether all bytes are 0: the first one is, and each is as the one before it. Calls `memcmp`.
+private func isZero(_ bytes: UnsafeRawBufferPointer) -> Bool {
+    guard let start = bytes.baseAddress, bytes.count > 0 else { return true }
+    return bytes[0] == 0 && memcmp(start, start + 1, bytes.count - 1) == 0
 }

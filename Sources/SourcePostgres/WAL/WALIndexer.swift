@@ -25,7 +25,11 @@ struct WALIndexer: LogIndexer {
         }
         // A record may go on from the piece before: only who read that one knows what it is.
         var reader: WALDecoder
-        if let decoder, decoder.timeline == name.branch, decoder.position == start { reader = decoder } else {
+        var isKnown = false
+        if let decoder, decoder.timeline == name.branch, decoder.position == start {
+            reader = decoder
+            isKnown = !decoder.isPassing
+        } else {
             guard start == segment.start.rawValue else { return nil }
             reader = WALDecoder(start: start, timeline: name.branch, segmentSize: size.bytes, systemID: systemID)
         }
@@ -40,7 +44,7 @@ struct WALIndexer: LogIndexer {
         decoder = reader
         return PieceContent(
             spans: [LogSpan(stream: PostgresLogSource.stream, branch: name.branch, start: start, end: end, lastRecord: reader.lastRecord)],
-            events: events)
+            events: events, beginsInside: !isKnown && reader.beganInside)
     }
 }
 
