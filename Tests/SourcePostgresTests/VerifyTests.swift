@@ -20,23 +20,30 @@ private struct Archive {
             reason: nil)
     }
 
-    init(_ log: WALBuilder = SegmentsTests.short, kind: String = "postgres") async throws {
+    /// Packed once for all tests.
+    private static let packed = Result { try pack(SegmentsTests.short.segments) }
+
+    init(kind: String = "postgres") async throws {
         store = MemoryStore()
         catalog = try await Catalog.create(in: store, at: Moment(rawValue: 0), version: "test")
         incarnation = Self.record(kind: kind)
         try await catalog.record(incarnation)
-        try await add(log.segments)
+        for piece in try Self.packed.get() {
+            try await catalog.store(piece, of: incarnation)
+            names.append(piece.name)
+        }
     }
 
-    mutating func add(_ pieces: [(name: PieceName, content: [UInt8])]) async throws {
-        let indexer = try PostgresKind().makeIndexer(for: Self.record())
-        guard var reader = indexer else { throw ArchiveError(.archiveDamaged, "no indexer") }
-        for (name, bytes) in pieces {
+    private static func pack(_ pieces: [(name: PieceName, content: [UInt8])]) throws -> [PackedPiece] {
+        guard var reader = try PostgresKind().makeIndexer(for: record()) else { throw ArchiveError(.archiveDamaged, "no indexer") }
+        return try pieces.map { name, bytes in
             let content = try #require(try reader.read(name, frames: [bytes]))
-            try await catalog.store(
-                try PiecePacker.pack(LogPiece(name: name, frames: [bytes], spans: content.spans, events: content.events, sequence: 1)), of: incarnation)
-            names.append(name)
+            return try PiecePacker.pack(LogPiece(name: name, frames: [bytes], spans: content.spans, events: content.events, sequence: 1))
         }
+    }
+
+    func add(_ pieces: [(name: PieceName, content: [UInt8])]) async throws {
+        for piece in try Self.pack(pieces) { try await catalog.store(piece, of: incarnation) }
     }
 
     func content(_ name: PieceName) -> ObjectKey { catalog.dataKey(name, of: incarnation) }
@@ -183,7 +190,7 @@ struct VerifyTests {
     @Test("tails count where no closed piece does, and holes between them are holes")
     func tails() async throws {
         let log = SegmentsTests.short
-        var archive = try await Archive()
+        let archive = try await Archive()
         let last = try #require(archive.names.last)
         let start = log.start + UInt64(archive.names.count - 1) << 20
         try await archive.catalog.remove(last, of: archive.incarnation)
@@ -209,7 +216,7 @@ struct VerifyTests {
 
     @Test("timelines follow each other where their records say so")
     func timelines() async throws {
-        var archive = try await Archive()
+        let archive = try await Archive()
         // The second timeline leaves the first in its last but one segment.
         let switchPoint = UInt64(0x10_0000 + (archive.names.count - 2) << 20 + 4096)
         var second = WALBuilder(start: switchPoint & ~0xF_FFFF, timeline: 2)
@@ -226,7 +233,7 @@ struct VerifyTests {
         #expect(try await archive.verify().codes == [.recordDamaged])
         try await archive.store.put(record.file, at: file)
         // The first timeline ends before the second begins.
-        for name in archive.names.dropLast(1).suffix(3) { try await archive.catalog.remove(name, of: archive.incarnation) }
+        for name in archive.names.suffix(3) { try await archive.catalog.remove(name, of: archive.incarnation) }
         let report = try await archive.verify()
         #expect(report.codes == [.hole] && report.findings[0].message.contains("branch 2"), "\(report.findings)")
     }
@@ -304,7 +311,7 @@ struct VerifyTests {
     func overtaken() async throws {
         let log = SegmentsTests.short
         let segments = log.segments
-        var archive = try await Archive()
+        let archive = try await Archive()
         let last = try #require(archive.names.last)
         let start = log.start + UInt64(segments.count - 1) << 20
         try await archive.catalog.remove(last, of: archive.incarnation)
@@ -314,7 +321,7 @@ struct VerifyTests {
         let indexed = archive
         // Just before the tail is read it is replaced.
         let overtaking = OvertakingStore(archive.store, at: archive.index(tail).path) {
-            var late = indexed
+            let late = indexed
             try await late.add(segments)
             try await late.catalog.remove(tail, of: late.incarnation)
         }
