@@ -392,10 +392,10 @@ struct LogAudit {
             report.findings.append(
                 VerifyFinding(
                     .unfinished, object: unfinished[0],
-                    "\(unfinished.count) objects at the end of the log have no index yet: an agent is at work at them, or did not finish them and sends them again."))
+                    "\(unfinished.count) object\(unfinished.count == 1 ? "" : "s") at the end of the log without index: an agent is at work there, or did not finish and sends them again."))
         }
         if superseded > 0 {
-            report.findings.append(VerifyFinding(.unfinished, "\(superseded) tails lie beside the closed piece that replaces them."))
+            report.findings.append(VerifyFinding(.unfinished, "\(superseded) tail\(superseded == 1 ? "" : "s") beside closed pieces that replace them; they are no longer needed."))
         }
     }
 
