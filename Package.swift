@@ -59,7 +59,7 @@ let package = Package(
         tests("PackTests", ["Pack", "Catalog", "Planner", "Store"]),
         tests("RestoreTests", ["Restore", "Catalog", "Pack", "Store", "SourceGitaly", "DurableIO"]),
         tests("SourceGitalyTests", ["SourceGitaly", "Source"], fixtures: true),
-        tests("SourcePostgresTests", ["SourcePostgres", "Source", "Runtime"]),
+        tests("SourcePostgresTests", ["SourcePostgres", "Source", "Runtime", "Catalog", "Pack", "Store"]),
         tests("CommandTests", ["tidemark"]),
     ]
 )
