@@ -138,6 +138,32 @@ tidemark_or_die() { # prints the output only where it failed
     }
 }
 
+# ------------------------------------------------------------------------------------------- refusals
+
+digest() { # digest DIRECTORY: everything in it, names and contents
+    if [ -e "$1" ]; then (cd "$1" && find . -type f -print0 | sort -z | xargs -0r sha256sum) | sha256sum; else echo absent; fi
+}
+
+# refused STATUS PATTERN COMMAND…: the command ends with STATUS, says PATTERN, and neither $ARCHIVE, $DAMAGED nor $TARGET changes.
+# What it said stays in $TM_WORK/refused.out.
+refused() {
+    local status="$1" pattern="$2" got=0 before after
+    shift 2
+    before="$(digest "$ARCHIVE") $(digest "$DAMAGED") $(digest "$TARGET")"
+    "$@" >"$TM_WORK/refused.out" 2>&1 || got=$?
+    after="$(digest "$ARCHIVE") $(digest "$DAMAGED") $(digest "$TARGET")"
+    [ "$got" = "$status" ] || { cat "$TM_WORK/refused.out" >&2; die "exit code $got, not $status: $*"; }
+    grep -Eq -- "$pattern" "$TM_WORK/refused.out" || { cat "$TM_WORK/refused.out" >&2; die "no word of '$pattern': $*"; }
+    [ "$before" = "$after" ] || die "something changed: $*"
+    note "$status  $(grep -m1 '^error:\|FAILED' "$TM_WORK/refused.out" | sed 's/^ *//' | cut -c1-150)"
+}
+
+flip() { # flip FILE: one bit in its middle
+    python3 -c 'import sys; f = open(sys.argv[1], "r+b"); b = bytearray(f.read()); b[len(b) // 2] ^= 4; f.seek(0); f.write(b)' "$1"
+}
+
+# ---------------------------------------------------------------------------------------- the whole of it
+
 # scenario_run BINDIR SECONDS: the whole of it; SECONDS is how long the load runs before and after the base
 scenario_run() {
     local seconds="$2" deleted forced before

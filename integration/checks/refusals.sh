@@ -12,24 +12,8 @@ build_tidemark
 cp "$TIDEMARK" "$TM_WORK/tidemark"
 TIDEMARK="$TM_WORK/tidemark"
 
-digest() { # digest DIRECTORY: everything in it, names and contents
-    if [ -e "$1" ]; then (cd "$1" && find . -type f -print0 | sort -z | xargs -0r sha256sum) | sha256sum; else echo absent; fi
-}
-
-# refused STATUS PATTERN COMMAND…: the command ends with STATUS, says PATTERN, and neither $ARCHIVE, $DAMAGED nor $TARGET changes.
 TARGET="$TM_WORK/target"
 DAMAGED="$TM_WORK/damaged"
-refused() {
-    local status="$1" pattern="$2" got=0 before after
-    shift 2
-    before="$(digest "$ARCHIVE") $(digest "$DAMAGED") $(digest "$TARGET")"
-    "$@" >"$TM_WORK/refused.out" 2>&1 || got=$?
-    after="$(digest "$ARCHIVE") $(digest "$DAMAGED") $(digest "$TARGET")"
-    [ "$got" = "$status" ] || { cat "$TM_WORK/refused.out" >&2; die "exit code $got, not $status: $*"; }
-    grep -Eq -- "$pattern" "$TM_WORK/refused.out" || { cat "$TM_WORK/refused.out" >&2; die "no word of '$pattern': $*"; }
-    [ "$before" = "$after" ] || die "something changed: $*"
-    note "$status  $(grep -m1 '^error:\|FAILED' "$TM_WORK/refused.out" | sed 's/^ *//' | cut -c1-150)"
-}
 restore() { "$TIDEMARK" restore --bindir "$BIN" "$@"; }
 
 step "An archive of both sources, its agent stopped"
@@ -108,7 +92,6 @@ fresh() {
     segment="$(find "$DAMAGED/log/main" -name '*.zst' ! -name '*.tail.zst' | sort | tail -2 | head -1)"
     pack="$(find "$DAMAGED/log/default" -name '*.tar.zst' -size +0 | sort | tail -2 | head -1)"
 }
-flip() { python3 -c 'import sys; f = open(sys.argv[1], "r+b"); b = bytearray(f.read()); b[len(b) // 2] ^= 4; f.seek(0); f.write(b)' "$1"; }
 hurt() { # hurt KIND FILE
     case "$1" in
         corrupt) flip "$2" ;;
