@@ -106,6 +106,10 @@ window_covers() { # window_covers TIME [together|SOURCE…]
     "$TIDEMARK" window --config "$CONFIG" --json | "$PROVE" window "$@"
 }
 
+watermark_covers() { # watermark_covers SOURCE TIME: whether a base can serve it or not
+    "$TIDEMARK" window --config "$CONFIG" --json | "$PROVE" watermark "$@"
+}
+
 count_bases() { "$TIDEMARK" list --config "$CONFIG" --json | "$PROVE" bases; }
 
 time_now() { date -u +%Y-%m-%dT%H:%M:%S.%NZ; }
@@ -123,6 +127,18 @@ start_restored() {
 }
 
 restored_is_open() { [ "$(sql "$RESTORED" "SELECT pg_is_in_recovery()")" = f ]; }
+
+# await_recovery DATA LOG: how the recovery of a server that was started ends. Sets OUTCOME: open, ended, or (after 60 s) endless
+await_recovery() {
+    local tenths
+    for (( tenths = 600; tenths > 0; tenths-- )); do
+        # In this order: a server that has ended may have been open before.
+        if ! as_postgres test -e "$1/postmaster.pid"; then OUTCOME=ended; else OUTCOME=endless; fi
+        if grep -q 'database system is ready to accept connections' "$2"; then OUTCOME=open; fi
+        [ "$OUTCOME" = endless ] || return 0
+        sleep 0.1
+    done
+}
 
 # prove_restored TIME|latest STORAGE: journal against rows, rows against commits, every repository with fsck
 prove_restored() {

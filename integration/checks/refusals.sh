@@ -130,16 +130,12 @@ for kind in corrupt missing unreadable; do
     # Whether it comes up or not: what counts is how its recovery ends.
     as_postgres "$BIN/pg_ctl" -D "$prepared" -l "$prepared.log" -w -t 60 \
         -o "-c listen_addresses='' -c unix_socket_directories='$PG' -c port=$(free_port) -c hot_standby=off" start >/dev/null 2>&1 || true
-    for (( tenths = 300; tenths > 0; tenths-- )); do
-        as_postgres test -e "$prepared/postmaster.pid" || break
-        if grep -q 'ready to accept connections' "$prepared.log"; then
-            as_postgres "$BIN/pg_ctl" -D "$prepared" -m immediate stop >/dev/null 2>&1
-            tail -20 "$prepared.log" >&2
-            die "$kind: the server opened short of its target"
-        fi
-        sleep 0.1
-    done
-    [ "$tenths" -gt 0 ] || { as_postgres "$BIN/pg_ctl" -D "$prepared" -m immediate stop >/dev/null 2>&1; tail -20 "$prepared.log" >&2; die "$kind: its recovery does not end"; }
+    await_recovery "$prepared" "$prepared.log"
+    [ "$OUTCOME" = ended ] || {
+        as_postgres "$BIN/pg_ctl" -D "$prepared" -m immediate stop >/dev/null 2>&1
+        tail -20 "$prepared.log" >&2
+        die "$kind: the server's recovery is $OUTCOME, short of its target"
+    }
     state="$(as_postgres "$BIN/pg_controldata" "$prepared" 2>/dev/null | sed -n 's/^Database cluster state: *//p')"
     [ "$state" = "in archive recovery" ] || { tail -20 "$prepared.log" >&2; die "$kind: the cluster is '$state'"; }
     grep -q FATAL "$prepared.log" || die "$kind: no FATAL in the server's log"
