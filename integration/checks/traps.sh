@@ -144,6 +144,13 @@ PY
     note "the nearest $word time is $named, and can be reached"
 }
 
+# with_wal_fetch BASE ARCHIVE: PostgreSQL recovers by itself, without a target, with wal-fetch
+with_wal_fetch() {
+    # The user of PostgreSQL must be able to read it, or any segment fails.
+    chmod -R a+rX "$2"
+    alone "$1" "$TM_WORK/log" "restore_command = '$TIDEMARK wal-fetch --archive file://$2 --source main %f %p'"
+}
+
 # wal_fetch ARCHIVE FILE STATUS [BYTES]
 wal_fetch() {
     local got=0
@@ -248,8 +255,8 @@ alone_ends 'recovery ended before configured recovery target was reached'
 expect "storage error" wal_fetch "$DAMAGED" "$middle" 128
 expect "really missing" wal_fetch "$DAMAGED" 00000001000000FF00000001 1
 expect "really missing" wal_fetch "$DAMAGED" 00000002.history 1
-alone 1 "$TM_WORK/log" "restore_command = '$TIDEMARK wal-fetch --archive file://$DAMAGED --source main %f %p'"
-expect "the server stops" alone_ends 'restore.*exit code 128' "with Tidemark's wal-fetch"
+with_wal_fetch 1 "$DAMAGED"
+expect "the server stops" alone_ends "restore.*$middle.*exit code 128" "with Tidemark's wal-fetch"
 rm -rf "$TARGET"
 expect "the restore fails" refused 1 'is damaged' restore --archive "file://$DAMAGED" --to-time "${after[5]}"
 
@@ -258,7 +265,9 @@ agent
 tidemark_or_die backup --config "$CONFIG"
 numbers 7
 newest="$(server_now)"
-window_covers_now "$newest"
+numbers 8
+proven="$(server_now)"
+window_covers_now "$proven"
 kill_agent TERM
 rm -rf "$DAMAGED"
 cp -a "$ARCHIVE" "$DAMAGED"
@@ -272,17 +281,31 @@ for n in 3 4 5; do
     expect "refusal of a time behind the hole ($n)" unreachable "$DAMAGED" "${after[n]}" hole earlier later
 done
 expect "before the hole" restored_holds "$DAMAGED" "SELECT count(*), max(n) FROM numbers" "100|1" --to-time "${after[1]}"
+# A server that recovers by itself reads ahead of its target, into the hole; without a target it must not end there.
+chmod -R a+rX "$DAMAGED"
+prepared="$TM_WORK/prepared"
+mkdir "$prepared"
+tidemark_or_die restore --archive "file://$DAMAGED" --to-time "${after[1]}" --into "main=$prepared/data" --recover none
+start_postgres "$BIN" "$prepared" "hot_standby = off" "fsync = off"
+await_recovery "$prepared/data" "$prepared/log"
+expect "a server that recovers by itself before the hole" is "$OUTCOME $(sql "$prepared" "SELECT count(*), max(n) FROM numbers")" "open 100|1"
+stop_postgres "$prepared" immediate
+expect "the hole" wal_fetch "$DAMAGED" "$middle" 128
+with_wal_fetch 1 "$DAMAGED"
+expect "a server without a target stops at the hole" alone_ends "restore.*$middle.*exit code 128" "with Tidemark's wal-fetch"
 expect "from the base behind the hole" restored_holds "$DAMAGED" "SELECT count(*), max(n) FROM numbers" "700|7" --to-time "$newest"
 
 step "The slot is lost, and the server removes WAL that nobody archived"
 sql "$PG" "SELECT pg_drop_replication_slot('tidemark')" >/dev/null
+# The agent has the beginning of this segment, and the server lost it before the agent had its end.
+before_gap="$(segment_of_next_row)"
 first_lost="$(segment_of_next_row)"
-numbers 8
-next_segment
 numbers 9
-lost="$(server_now)"
 next_segment
 numbers 10
+lost="$(server_now)"
+next_segment
+numbers 11
 still_lost="$(server_now)"
 # A checkpoint removes what lies before the checkpoint before it.
 for n in 1 2 3; do sql "$PG" "CHECKPOINT"; next_segment; done
@@ -293,24 +316,28 @@ wait_for "the gap in tidemark window" 60 gap_in_window || { tail -20 "$TM_WORK/a
 "$TIDEMARK" window --config "$CONFIG" | sed 's/^/  /'
 find "$ARCHIVE/gaps/main" -name '*.json' | grep -q . || die "the archive has no record of the gap"
 grep -q 'has a hole from' "$TM_WORK/agent.log" || die "the agent did not report the gap"
-numbers 11
+numbers 12
 behind_gap="$(server_now)"
 wait_for "the watermark to pass $behind_gap" 60 watermark_covers main "$behind_gap"
 for t in "$lost" "$behind_gap"; do
     expect "refusal of $t, no base behind the gap yet" unreachable "$ARCHIVE" "$t" hole earlier
 done
 tidemark_or_die backup --config "$CONFIG"
-numbers 12
+numbers 13
 again="$(server_now)"
 window_covers_now "$again"
 kill_agent TERM
 read_log "$ARCHIVE" "$TM_WORK/log"
 alone 2 "$TM_WORK/log"
-alone_opens "SELECT count(*), max(n) FROM numbers" "700|7"
+alone_opens "SELECT count(*), max(n) FROM numbers" "800|8"
+with_wal_fetch 2 "$ARCHIVE"
+expect "a server without a target stops at the gap" alone_ends "restore.*$before_gap.*exit code 128" "with Tidemark's wal-fetch"
 for t in "$lost" "$still_lost" "$behind_gap"; do
     expect "refusal of $t in the gap" unreachable "$ARCHIVE" "$t" hole earlier later
 done
-expect "behind the new base" restored_holds "$ARCHIVE" "SELECT count(*), max(n) FROM numbers" "1200|12" --to-time "$again"
+expect "behind the new base" restored_holds "$ARCHIVE" "SELECT count(*), max(n) FROM numbers" "1300|13" --to-time "$again"
+# Idle time that was in the window before the gap opened stays in it: that nothing was committed until then had been proven.
+expect "idle time before the gap" restored_holds "$ARCHIVE" "SELECT count(*), max(n) FROM numbers" "800|8" --to-time "$proven"
 expect "before the gap" restored_holds "$ARCHIVE" "SELECT count(*), max(n) FROM numbers" "700|7" --to-time "$newest"
 
 step "Two branches: the server goes on after $again, and so does another one that is promoted from there"
@@ -337,15 +364,17 @@ stop_postgres "$PG"
 read_log "$ARCHIVE" "$TM_WORK/log"
 [ -e "$TM_WORK/log/00000002.history" ] || die "the archive has no history of the second branch"
 alone 3 "$TM_WORK/log" "recovery_target_time = '$abandoned'"
-alone_opens "SELECT count(*), max(n) FROM numbers" "1200|12"
+alone_opens "SELECT count(*), max(n) FROM numbers" "1300|13"
 note "the rows that were there at $abandoned are left out in silence: they are on timeline 1"
 expect "refusal of a time that only the abandoned branch has" unreachable "$ARCHIVE" "$abandoned" 'timeline|branch' earlier later
-expect "the new branch" restored_holds "$ARCHIVE" "SELECT count(*), max(n) FROM numbers" "1300|200" --to-time "$on_new_branch"
-expect "the new branch up to its end" restored_holds "$ARCHIVE" "SELECT count(*), max(n) FROM numbers" "1300|200" --latest
-expect "before they part" restored_holds "$ARCHIVE" "SELECT count(*), max(n) FROM numbers" "1200|12" --to-time "$again"
+expect "the new branch" restored_holds "$ARCHIVE" "SELECT count(*), max(n) FROM numbers" "1400|200" --to-time "$on_new_branch"
+expect "the new branch up to its end" restored_holds "$ARCHIVE" "SELECT count(*), max(n) FROM numbers" "1400|200" --latest
+expect "before they part" restored_holds "$ARCHIVE" "SELECT count(*), max(n) FROM numbers" "1300|13" --to-time "$again"
 if "$TIDEMARK" plan --help | grep -q -- --timeline; then
-    expect "the abandoned branch" restored_holds "$ARCHIVE" "SELECT count(*), max(n) FROM numbers" "1300|100" --to-time "$abandoned" --timeline 1
-    expect "the abandoned branch up to its end" restored_holds "$ARCHIVE" "SELECT count(*), max(n) FROM numbers" "1400|101" --latest --timeline 1
+    # The branch that begins must be none that the archive has.
+    expect "the abandoned branch" restored_holds "$ARCHIVE" \
+        "SELECT count(*), max(n), (SELECT timeline_id FROM pg_control_checkpoint()) FROM numbers" "1400|100|3" --to-time "$abandoned" --timeline 1
+    expect "the abandoned branch up to its end" restored_holds "$ARCHIVE" "SELECT count(*), max(n) FROM numbers" "1500|101" --latest --timeline 1
     expect "no such branch" unreachable "$ARCHIVE" "$again" 'timeline|branch' -- --timeline 7
     expect "a time that the abandoned branch does not have" unreachable "$ARCHIVE" "$on_new_branch" 'complete only up to' earlier -- --timeline 1
 fi
