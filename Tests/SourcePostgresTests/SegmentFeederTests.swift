@@ -13,6 +13,8 @@ private struct NamedLog: LogReader {
     static let size: UInt64 = 1 << 20
     var pieces: [ArchivedPiece]
     var branches: [BranchRecord]
+    /// The segment that cannot be read.
+    var damaged = ""
 
     static func piece(_ number: UInt64, branch: UInt32 = 1) -> ArchivedPiece {
         let span = LogSpan(stream: "wal", branch: branch, start: number * size, end: (number + 1) * size)
@@ -22,7 +24,7 @@ private struct NamedLog: LogReader {
     }
     static func name(_ number: UInt64, _ branch: UInt32 = 1) -> String { hex(UInt64(branch), 8) + hex(0, 8) + hex(number, 8) }
     func read(_ piece: ArchivedPiece, frames: [Int]?) async throws -> [[UInt8]] {
-        guard piece.name.name != Self.name(66) else { throw ArchiveError(.objectDamaged, "The segment 66 is damaged.") }
+        guard piece.name.name != damaged else { throw ArchiveError(.objectDamaged, "The segment \(damaged) is damaged.") }
         return [Array(piece.name.name.utf8)]
     }
 }
@@ -53,7 +55,7 @@ struct SegmentFeederTests {
     init() throws {
         var pieces = (1...64).map { NamedLog.piece($0) }
         // A branch that begins in the middle of segment 63.
-        pieces += (63...66).map { NamedLog.piece($0, branch: 2) }
+        pieces += (63...65).map { NamedLog.piece($0, branch: 2) }
         let branch = BranchRecord(branch: 2, ancestors: [.init(branch: 1, end: 63 * NamedLog.size + 512)], file: Array("history".utf8), fileName: "00000002.history")
         try self.init(NamedLog(pieces: pieces, branches: [branch]), checkpoint: 50)
     }
@@ -84,9 +86,16 @@ struct SegmentFeederTests {
         #expect(!files.contains { $0.name == NamedLog.name(63) })
         // What never comes is not waited for.
         #expect(try await ask(NamedLog.name(99, 2)) == (1, ""))
-        // What cannot be read is not taken for missing.
-        #expect(try await ask(NamedLog.name(66, 2)).status == 128)
-        await #expect(throws: ArchiveError.self) { try await feeding.value }
+        try await feeding.value
+    }
+
+    @Test("what cannot be read is not taken for missing")
+    func damaged() async throws {
+        let log = NamedLog(pieces: (1...3).map { NamedLog.piece($0) }, branches: [], damaged: NamedLog.name(2))
+        let suite = try SegmentFeederTests(log, checkpoint: 1)
+        let files = try await suite.feeder.prepare()
+        await #expect(throws: ArchiveError.self) { try await suite.feeder.run(files) }
+        #expect(try await suite.ask(NamedLog.name(2)) == (128, ""))
     }
 
     @Test("a command that fails itself ends above 125")
