@@ -313,7 +313,7 @@ extension LogSpan {
         w.number(2, UInt64(branch))
         w.number(3, start)
         w.number(4, end)
-        if let lastRecord { w.number(5, lastRecord + 1) }
+        if let lastRecord { w.number(5, lastRecord &+ 1) }
     }
 
     public init(decoding bytes: ArraySlice<UInt8>) throws(WireError) {
@@ -325,10 +325,12 @@ extension LogSpan {
             case 2: branch = UInt32(clamping: try value.number("branch"))
             case 3: start = try value.number("start")
             case 4: end = try value.number("end")
-            case 5: lastRecord = try value.number("last record") &- 1
+            case 5:
+                let number = try value.number("last record")
+                lastRecord = number > 0 ? number - 1 : nil
             default: continue
             }
         }
-        guard start <= end else { throw WireError(offset: 0, reason: "a span ends before it begins") }
+        guard start <= end, lastRecord ?? 0 <= end else { throw WireError(offset: 0, reason: "a span ends before it begins") }
     }
 }
