@@ -200,7 +200,7 @@ enum EntryObjects {
         let digits = Array(id.utf8)
         var wanted: [UInt8] = []
         for i in stride(from: 0, to: digits.count - 1, by: 2) {
-            guard let byte = UInt8(hexDigits: digits[i...i + 1]) else { return false }
+            guard let byte = UInt8(String(decoding: digits[i...i + 1], as: UTF8.self), radix: 16) else { return false }
             wanted.append(byte)
         }
         let table = 8 + 256 * 4

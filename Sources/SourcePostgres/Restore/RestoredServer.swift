@@ -162,7 +162,7 @@ final class RestoredServer: Sendable {
         let result = try await Subprocess(words, user: user).run()
         // `	 1: rolname = "postgres"	(typeid = 19, …)`
         for line in result.output.split(separator: "\n") {
-            guard let begin = line.firstRange(of: "rolname = \""), let end = line.lastRange(of: "\"\t(typeid") else { continue }
+            guard let begin = line.firstRange(of: "rolname = \""), let end = line.ranges(of: "\"\t(typeid").last else { continue }
             return String(line[begin.upperBound..<end.lowerBound])
         }
         throw ArchiveError(
@@ -206,6 +206,8 @@ final class RestoredSession: QuerySession {
     /// Used by one thread at a time, which the lock sees to; never held across `await`.
     private let connections = Mutex<Connections>(Connections())
 
+    private let cursors = Atomic(0)
+
     private struct Connections { var byDatabase: [String: Connection] = [:] }
 
     init(conninfo: String) throws {
@@ -225,14 +227,15 @@ final class RestoredSession: QuerySession {
     }
 
     func rows(of query: String, in database: String, _ body: @Sendable ([QueryRow]) async throws -> Void) async throws {
-        _ = try await ask(database) { try $0.table("DECLARE tidemark NO SCROLL CURSOR FOR \(query)", timeout: Self.patience) }
+        let cursor = "tidemark_\(cursors.add(1, ordering: .relaxed).newValue)"
+        _ = try await ask(database) { try $0.table("DECLARE \(cursor) NO SCROLL CURSOR FOR \(query)", timeout: Self.patience) }
         while true {
             try Task.checkCancellation()
-            let rows = try await ask(database) { try $0.table("FETCH \(Self.batch) FROM tidemark", timeout: Self.patience) }.rows
+            let rows = try await ask(database) { try $0.table("FETCH \(Self.batch) FROM \(cursor)", timeout: Self.patience) }.rows
             if !rows.isEmpty { try await body(rows) }
             if rows.count < Self.batch { break }
         }
-        _ = try await ask(database) { try $0.query("CLOSE tidemark") }
+        _ = try await ask(database) { try $0.query("CLOSE \(cursor)") }
     }
 
     /// Runs `command` on the database's connection; a query that fails leaves the transaction as it was before.
@@ -261,7 +264,7 @@ final class RestoredSession: QuerySession {
         let connection = try Connection(conninfo: "\(conninfo) dbname=\(quotedForConninfo(database))", purpose: .sql)
         do {
             for command in [
-                "SET statement_timeout = '\(Int(Self.patience))s'", "SET search_path = pg_catalog, public", "SET TimeZone = 'UTC'",
+                "SET statement_timeout = '\(Int(Self.patience))s'", "SET TimeZone = 'UTC'",
                 "SET DateStyle = 'ISO'", "SET bytea_output = 'hex'", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
             ] { _ = try connection.query(command) }
         } catch let error as ServerError { throw error.archiveError("open the database '\(database)'") }

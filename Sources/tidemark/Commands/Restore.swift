@@ -1,5 +1,6 @@
 import ArchiveCore
 import Catalog
+import CrossCheck
 import Glibc
 import Planner
 import Restore
@@ -31,12 +32,14 @@ struct RestoreResult: Encodable {
     }
     var target: String
     var parts: [Part]
+    /// One for each database that was checked against the repositories restored with it.
+    var crossChecks: [CrossCheckReport]
 }
 
 /// Reads `--to-time` or `--latest` and makes one plan for each source; nothing is moved.
 private func makePlans(
     _ arguments: Arguments, sources: [String], catalog: Catalog
-) async throws -> (target: String, plans: [SourcePlan]) {
+) async throws -> (target: String, moment: Moment?, plans: [SourcePlan]) {
     let loader = PlanLoader(catalog: catalog)
     let target: RecoveryTarget
     switch (arguments["to-time"], arguments.has("latest")) {
@@ -61,8 +64,8 @@ private func makePlans(
     }
     var plans: [SourcePlan] = []
     for source in sources { plans.append(try await loader.plan(source: source, target: target, kinds: Registry.kinds)) }
-    let text = if case .time(let time) = target { Output.time(time) } else { "the end of the archive" }
-    return (text, plans)
+    guard case .time(let time) = target else { return ("the end of the archive", nil, plans) }
+    return (Output.time(time), time, plans)
 }
 
 private func report(_ plan: SourcePlan) throws -> PlanReport {
@@ -87,7 +90,7 @@ let planCommand = Command(
     let catalog = try await Shared.catalog(arguments)
     let wanted = arguments.all("source")
     let known = try await catalog.sources()
-    let (target, plans) = try await makePlans(arguments, sources: wanted.isEmpty ? known : wanted, catalog: catalog)
+    let (target, _, plans) = try await makePlans(arguments, sources: wanted.isEmpty ? known : wanted, catalog: catalog)
     let reports = try plans.map(report)
     if arguments.has("json") { try Output.json(reports) } else {
         Output.line("target: \(target)")
@@ -104,7 +107,7 @@ let restoreCommand = Command(
         Option("recover", "none|promote", help: "promote: run PostgreSQL's recovery to the target and stop it again (default); none: prepare only."),
         Option("bindir", "DIR", help: "Where PostgreSQL's programs are; default: found by the base's version."),
         Option("tablespace-mapping", "OLD=NEW", repeats: true, help: "Where the tablespace at OLD goes; default: DIR.tablespaces/OID."),
-    ], example: "tidemark restore --to-time 2026-11-24T02:53:30Z --into main=/srv/pg --into default=/srv/git"
+    ] + CrossChecking.options, example: "tidemark restore --to-time 2026-11-24T02:53:30Z --into main=/srv/pg --into default=/srv/git"
 ) { arguments in
     func pairs(_ option: String) throws -> [(String, String)] {
         try arguments.all(option).map { text in
@@ -125,10 +128,11 @@ let restoreCommand = Command(
     guard let recover = RecoveryMode(rawValue: mode) else { throw ArchiveError(.usage, "--recover is '\(mode)'; it takes none or promote.") }
     let mappings = Dictionary(try pairs("tablespace-mapping"), uniquingKeysWith: { $1 })
     let location = try Shared.location(arguments)
+    let crossChecking = try CrossChecking(arguments)
     return try await interruptible {
         for (_, directory) in into { try RestoreRun.checkTarget(directory) }
         let catalog = try await Catalog.open(try location.open())
-        let (target, plans) = try await makePlans(arguments, sources: into.map(\.0), catalog: catalog)
+        let (target, moment, plans) = try await makePlans(arguments, sources: into.map(\.0), catalog: catalog)
         let reports = try plans.map(report)
         Output.note("target: \(target)")
         for report in reports { Output.note(describe(report)) }
@@ -154,8 +158,14 @@ let restoreCommand = Command(
                 for warning in part.warnings { Output.line("  warning: \(warning)") }
             }
         }
-        if arguments.has("json") { try Output.json(RestoreResult(target: target, parts: parts)) }
-        return parts.contains { !$0.warnings.isEmpty } ? 4 : 0
+        let checked = try await crossChecking.run(
+            zip(into, plans).map { CrossChecking.Part(name: $0.0, directory: $0.1, plan: $1) }, recover: recover, bindir: arguments["bindir"],
+            target: moment, catalog: catalog, progress: { progress.show($0, $1, $2) })
+        progress.end()
+        if arguments.has("json") { try Output.json(RestoreResult(target: target, parts: parts, crossChecks: checked)) } else {
+            for report in checked { Output.line(report.text()) }
+        }
+        return parts.contains { !$0.warnings.isEmpty } || checked.contains(where: \.hasLosses) ? 4 : 0
     }
 }
 

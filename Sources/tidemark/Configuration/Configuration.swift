@@ -1,4 +1,5 @@
 import ArchiveCore
+import CrossCheck
 import DurableIO
 import Glibc
 import Store
@@ -24,6 +25,8 @@ struct Configuration: Sendable {
     var state: String
     /// Where the agent's status server will listen.
     var listen: String?
+    /// Queries that the cross-check after a restore asks beside GitLab's own, by source.
+    var checks: [(source: String, query: CheckQuery)] = []
 
     static let defaultPath = "/etc/tidemark/tidemark.yaml"
 
@@ -84,7 +87,7 @@ struct Configuration: Sendable {
         }
 
         self.path = path
-        let top = try fields(root, ["archive", "sources", "tail", "state", "listen"], of: "the configuration")
+        let top = try fields(root, ["archive", "sources", "tail", "state", "listen", "checks"], of: "the configuration")
         guard let archiveNode = top["archive"] else { throw fail(root.place, "'archive' is missing", "Write: archive: file:///srv/tidemark") }
         archive = try text(archiveNode, "archive")
         do { _ = try StoreLocation(archive) } catch { throw fail(archiveNode.place, String(error.message.dropLast()), error.remedy) }
@@ -168,5 +171,6 @@ struct Configuration: Sendable {
                             storage: try directory("storage"), log: log, spool: log == .spool ? try directory("spool") : nil, prune: prune)))
             }
         }
+        if let node = top["checks"] { checks = try Self.checks(node, of: sources, fields: fields, text: text, fail: fail) }
     }
 }
