@@ -217,7 +217,7 @@ public struct CrossCheck: Sendable {
             report.notChecked.append("\(rows) rows of the storage '\(storage)' behind Praefect: where their repositories lie is in Praefect's own database")
         }
         for (query, rows) in results.ownerless.sorted(by: { $0.key < $1.key }) {
-            report.notChecked.append("\(rows) rows of \(query) that belong to no project of their database")
+            report.notChecked.append("\(rows) rows of \(query) whose repository their database does not tell")
         }
     }
 

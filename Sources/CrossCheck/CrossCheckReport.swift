@@ -114,6 +114,13 @@ public struct CrossCheckReport: Codable, Sendable {
         self.target = "\(target)"
     }
 
+    /// The report of a check that could not be done.
+    public static func failed(source: String, storages: [String], target: Moment, because error: ArchiveError) -> CrossCheckReport {
+        var report = CrossCheckReport(source: source, storages: storages, target: target)
+        report.failedQueries = [FailedQuery(query: "all", database: nil, reason: error.description)]
+        return report
+    }
+
     /// Whether something was lost, or could not be looked at although it should have been: exit status 4.
     public var hasLosses: Bool {
         missing.total > 0 || unreadable.total > 0 || refused.total > 0 || !failedQueries.isEmpty || rolledForward.contains { $0.end == .failed }
@@ -137,7 +144,7 @@ public struct CrossCheckReport: Codable, Sendable {
         }
         lines.append(
             "cross-check of \(source) against \(storages.joined(separator: ", ")): "
-                + (hasLosses ? "SOMETHING IS MISSING" : "everything that the database names is there"))
+                + (self.missing.total > 0 ? "SOMETHING IS MISSING" : hasLosses ? "not everything could be checked" : "nothing that the database names was lost"))
         lines.append(
             "  \(counts.rows) rows name \(counts.objects) objects in \(counts.repositories) repositories"
                 + (counts.references > 0 ? " and \(counts.references) references" : ""))

@@ -84,12 +84,17 @@ struct CrossChecking: Sendable {
             options.queries = checks.filter { $0.source == part.name }.map(\.query)
             let (ready, moment) = (options, target ?? parts.compactMap(\.plan.lastApplied).max() ?? now())
             let checked = storages
-            reports.append(
-                try await restore.withQueries(at: place(part, log: NoLog(), bindir: bindir)) { session in
-                    try await CrossCheck.run(source: part.name, target: moment, session: session, storages: checked, options: ready) {
-                        progress("\(part.name): \($0)", $1, $2)
-                    }
-                })
+            do {
+                reports.append(
+                    try await restore.withQueries(at: place(part, log: NoLog(), bindir: bindir)) { session in
+                        try await CrossCheck.run(source: part.name, target: moment, session: session, storages: checked, options: ready) {
+                            progress("\(part.name): \($0)", $1, $2)
+                        }
+                    })
+            } catch let error as ArchiveError {
+                // The restore itself is complete, and its directories are what they should be.
+                reports.append(.failed(source: part.name, storages: checked.map(\.name), target: moment, because: error))
+            }
         }
         return reports
     }
