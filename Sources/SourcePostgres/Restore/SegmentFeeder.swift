@@ -28,9 +28,11 @@ final class SegmentFeeder: Sendable {
 
     /// The setting for PostgreSQL; `%f` and `%p` are its own.
     var restoreCommand: String {
-        "d=\(directory); while :; do if mv \"$d/%f\" \"%p\" 2>/dev/null; then exit 0; fi; if [ -e \"$d/failed\" ]; then exit 128; fi; "
+        // Whether everything was put there is asked before the file is looked for: both may come between two of its steps.
+        "d=\(directory); while :; do c=; if [ -e \"$d/complete\" ]; then c=1; fi; "
+            + "if mv \"$d/%f\" \"%p\" 2>/dev/null; then exit 0; fi; if [ -e \"$d/failed\" ]; then exit 128; fi; "
             + "case %f in *.history|*.backup) exit 1;; esac; "
-            + "if [ -e \"$d/taken-%f\" ]; then cp \"$d/taken-%f\" \"%p\"; exit 0; fi; if [ -e \"$d/complete\" ]; then exit 1; fi; sleep 0.01; done"
+            + "if [ -e \"$d/taken-%f\" ]; then cp \"$d/taken-%f\" \"%p\"; exit 0; fi; if [ -n \"$c\" ]; then exit 1; fi; sleep 0.01; done"
     }
 
     /// The files of the log that the plan needs, in order: each a closed piece or the tails of one.
