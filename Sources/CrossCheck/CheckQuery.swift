@@ -61,7 +61,8 @@ public struct CheckQuery: Sendable, Hashable {
         func text(_ name: String) throws(ArchiveError) -> String {
             guard let column = try column(name) else { throw Self.refused(self.name, "has no column '\(name)'") }
             guard column.kind == .text || column.kind == .other else { throw Self.refused(self.name, "has a column '\(name)' that is not text") }
-            return "q.\(name)::text"
+            // Longer ones name nothing, and need not be carried.
+            return "left(q.\(name)::text, 2000)"
         }
         let storage = try text("storage")
         let path = try text("path")
@@ -71,8 +72,8 @@ public struct CheckQuery: Sendable, Hashable {
         guard let object = try column("object") else { throw Self.refused(name, "has no column 'object'") }
         let id: String
         switch object.kind {
-        case .text: id = "lower(btrim(q.object::text))"
-        case .bytes: id = "encode(q.object, 'hex')"
+        case .text: id = "lower(btrim(left(q.object::text, 200)))"
+        case .bytes: id = "encode(substring(q.object FROM 1 FOR 100), 'hex')"
         default: throw Self.refused(name, "has a column 'object' that is neither text nor bytea")
         }
         let reference = try column("reference") == nil ? "NULL::text" : try text("reference")

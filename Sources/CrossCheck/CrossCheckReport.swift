@@ -137,10 +137,27 @@ public struct CrossCheckReport: Codable, Sendable {
             for element in list.first.prefix(limit) { lines.append("  " + line(element)) }
             if list.total > limit { lines.append("  … and \(list.total - limit) more") }
         }
-        func missing(_ m: Missing) -> String {
-            "\(m.storage) \(Self.printable(m.path)): \(m.problem)\(m.object.isEmpty ? "" : " \(Self.printable(m.object))")"
-                + (m.reference.map { " (\(Self.printable($0)))" } ?? "") + ", named by \(m.rows) \(m.rows == 1 ? "row" : "rows") of \(m.query)"
-                + (m.rowTime.map { ", last \($0)" } ?? "") + "; \(m.reason)"
+        func missing(_ title: String, _ list: Listed<Missing>) {
+            guard list.total > 0 else { return }
+            lines.append("\(title): \(list.total)")
+            // One line for what several queries name.
+            var order: [Thing] = []
+            var named: [Thing: [Missing]] = [:]
+            for m in list.first {
+                let thing = Thing(storage: m.storage, path: m.path, object: m.object, reference: m.reference, problem: m.problem, reason: m.reason)
+                if named[thing] == nil { order.append(thing) }
+                named[thing, default: []].append(m)
+            }
+            for thing in order.prefix(limit) {
+                let rows = named[thing] ?? []
+                lines.append(
+                    "  \(thing.storage) \(Self.printable(thing.path)): \(thing.problem) \(Self.printable(thing.object))"
+                        + (thing.reference.map { " (\(Self.printable($0)))" } ?? ""))
+                lines.append(
+                    "    named by \(rows.map { "\($0.query) (\($0.rows) \($0.rows == 1 ? "row" : "rows"))" }.joined(separator: ", "))"
+                        + (rows.compactMap(\.rowTime).max().map { ", last written \($0)" } ?? "") + "; \(thing.reason)")
+            }
+            if order.count > limit { lines.append("  … and more, all in --json") }
         }
         lines.append(
             "cross-check of \(source) against \(storages.joined(separator: ", ")): "
@@ -157,13 +174,13 @@ public struct CrossCheckReport: Codable, Sendable {
             }
             if rolled.records.count > limit { lines.append("  … and \(rolled.records.count - limit) more") }
         }
-        list("lost", self.missing, missing)
+        missing("lost", self.missing)
         list("cannot be read", unreadable) { "\($0.storage) \(Self.printable($0.path)): \($0.reason)" }
         list("rows that name nothing that could be looked up", refused) {
             "\($0.query): \(Self.printable($0.storage)) \(Self.printable($0.path)) \(Self.printable($0.object)): \($0.reason)"
         }
         for query in failedQueries { lines.append("check '\(query.query)' failed\(query.database.map { " in \($0)" } ?? ""): \(query.reason)") }
-        list("gone before the target already (not counted as lost)", goneBefore, missing)
+        missing("gone before the target already (not counted as lost)", goneBefore)
         list("repositories without a row", orphans) { orphan in
             "\(orphan.storage) \(Self.printable(orphan.path))" + (orphan.movedTo.map { ", moved to \($0)" } ?? orphan.kept.map { ", kept: \($0)" } ?? "")
         }
@@ -172,6 +189,12 @@ public struct CrossCheckReport: Codable, Sendable {
             for item in notChecked { lines.append("  \(item)") }
         }
         return lines.joined(separator: "\n")
+    }
+
+    private struct Thing: Hashable {
+        var storage, path, object: String
+        var reference: String?
+        var problem, reason: String
     }
 
     /// Text from a database as one line of a terminal.

@@ -247,9 +247,9 @@ struct DatabaseTests {
         #expect(try cluster.state() == "shut down" && !Files.exists(cluster.data + "/postmaster.pid"))
         let started = Collected<Bool>()
         let task = Task {
-            try await PostgresRestoreTarget().withQueries(at: place) { _ in
+            try await PostgresRestoreTarget().withQueries(at: place) { session in
                 started.add(true)
-                try await Task.sleep(for: .seconds(600))
+                try await session.rows(of: "SELECT pg_sleep(600)::text", in: "postgres") { _ in }
             }
         }
         let begun = now()

@@ -77,8 +77,12 @@ final class RestoredServer: Sendable {
         // A task of its own: a cancelled check still stops its server in order.
         let running = Task { try await command.run() }
         child.withLock { $0 = running }
-        let ended = Mutex(false)
-        let watcher = EndOf(running)
+        let ended = Flag()
+        Task {
+            // Whether and why it failed is told by the server's log.
+            _ = await running.result
+            ended.set()
+        }
         let deadline = monotonic() + 120
         while true {
             try Task.checkCancellation()
@@ -89,11 +93,10 @@ final class RestoredServer: Sendable {
                     self.session.withLock { $0 = session }
                     return session
                 } catch let error as ArchiveError where error.code == .sourceUnreachable {
-                    // It is still starting.
-                    ended.withLock { $0 = watcher.isOver }
+                    // It is still starting, or has ended again.
                 }
-            } else { ended.withLock { $0 = watcher.isOver } }
-            guard !ended.withLock({ $0 }), monotonic() < deadline else {
+            }
+            guard !ended.isSet, monotonic() < deadline else {
                 throw ArchiveError(
                     .recoveryFailed, "The restored database in '\(data)' could not be opened for the cross-check: \(lastWords()).",
                     remedy: "The restore itself is complete. Start it by hand, or restore again with --cross-check off.")
@@ -179,17 +182,11 @@ final class RestoredServer: Sendable {
     }
 }
 
-/// Whether a task has ended.
-private final class EndOf: Sendable {
-    private let over = Atomic(false)
-    init(_ task: Task<Subprocess.Result, any Error>) {
-        // Whether and why it failed is told by the server's log.
-        Task {
-            _ = await task.result
-            self.over.store(true, ordering: .relaxed)
-        }
-    }
-    var isOver: Bool { over.load(ordering: .relaxed) }
+/// Set once, read often.
+private final class Flag: Sendable {
+    private let value = Atomic(false)
+    func set() { value.store(true, ordering: .relaxed) }
+    var isSet: Bool { value.load(ordering: .relaxed) }
 }
 
 private func quotedForConninfo(_ text: String) -> String { "'" + text.replacing("\\", with: "\\\\").replacing("'", with: "\\'") + "'" }
@@ -240,24 +237,29 @@ final class RestoredSession: QuerySession {
 
     /// Runs `command` on the database's connection; a query that fails leaves the transaction as it was before.
     private func ask<T: Sendable>(_ database: String, _ command: @escaping @Sendable (Connection) throws -> T) async throws -> T {
-        try await blocking { [self] in
-            try connections.withLock { connections in
-                let connection: Connection
-                if let known = connections.byDatabase[database] { connection = known } else {
-                    connection = try open(database)
-                    connections.byDatabase[database] = connection
-                }
-                do {
-                    _ = try connection.query("SAVEPOINT tidemark")
-                    let result = try command(connection)
-                    _ = try connection.query("RELEASE SAVEPOINT tidemark")
-                    return result
-                } catch let error as ServerError {
-                    if !error.state.isEmpty { _ = try connection.query("ROLLBACK TO SAVEPOINT tidemark") }
-                    throw ArchiveError(.sourceRefused, "The database '\(database)' refused a query of the cross-check.", cause: error)
+        // A cancelled query is left to the server's end, which comes next.
+        let isCancelled = Flag()
+        return try await withTaskCancellationHandler {
+            try await blocking { [self] in
+                try connections.withLock { connections in
+                    let connection: Connection
+                    if let known = connections.byDatabase[database] { connection = known } else {
+                        connection = try open(database)
+                        connections.byDatabase[database] = connection
+                    }
+                    connection.isCancelled = { isCancelled.isSet }
+                    do {
+                        _ = try connection.query("SAVEPOINT tidemark")
+                        let result = try command(connection)
+                        _ = try connection.query("RELEASE SAVEPOINT tidemark")
+                        return result
+                    } catch let error as ServerError {
+                        if !error.state.isEmpty { _ = try connection.query("ROLLBACK TO SAVEPOINT tidemark") }
+                        throw ArchiveError(.sourceRefused, "The database '\(database)' refused a query of the cross-check.", cause: error)
+                    }
                 }
             }
-        }
+        } onCancel: { isCancelled.set() }
     }
 
     private func open(_ database: String) throws -> Connection {

@@ -58,7 +58,7 @@ struct CrossChecking: Sendable {
     func run(
         _ parts: [Part], recover: RecoveryMode, bindir: String?, target: Moment?, catalog: Catalog, progress: @escaping @Sendable (String, UInt64, UInt64?) -> Void
     ) async throws -> [CrossCheckReport] {
-        guard isOn, recover == .promote else { return [] }
+        guard isOn else { return [] }
         let loader = PlanLoader(catalog: catalog)
         var storages: [CrossCheck.Storage] = []
         var databases: [(part: Part, restore: any QueryableRestore)] = []
@@ -74,7 +74,11 @@ struct CrossChecking: Sendable {
             }
             if let queryable = restore as? any QueryableRestore { databases.append((part, queryable)) }
         }
-        guard !storages.isEmpty else { return [] }
+        guard !storages.isEmpty, !databases.isEmpty else { return [] }
+        guard recover == .promote else {
+            Output.note("no cross-check: with --recover none there is no database to ask yet")
+            return []
+        }
         var reports: [CrossCheckReport] = []
         for (part, restore) in databases {
             var options = CrossCheck.Options()
