@@ -213,6 +213,13 @@ public struct CrossCheck: Sendable {
         for (storage, rows) in results.elsewhere.sorted(by: { $0.key < $1.key }) {
             report.notChecked.append("\(rows) rows that name objects in the storage '\(storage)', which was not restored with this database")
         }
+        if results.counts.rows == 0, !results.elsewhere.isEmpty {
+            let named = results.elsewhere.keys.sorted().map { "'\($0)'" }.joined(separator: ", ")
+            report.failedQueries.append(
+                .init(
+                    query: "all", database: nil,
+                    reason: "no row names the restored \(storages.map { "'\($0.name)'" }.joined(separator: ", ")); rows name \(named). Say which is which with --storage-name"))
+        }
         for (storage, rows) in results.mapped.sorted(by: { $0.key < $1.key }) {
             report.notChecked.append("\(rows) rows of the storage '\(storage)' behind Praefect: where their repositories lie is in Praefect's own database")
         }
@@ -334,24 +341,26 @@ public struct CrossCheck: Sendable {
             report.notChecked.append("repositories without a row: the database names no repository at all")
             return
         }
-        for storage in storages {
-            let root = RestoredStorage(root: storage.directory)
-            let (name, prefixes, quarantine) = (storage.name, questions.prefixes, options.quarantine)
-            let found = try await blocking { try Self.orphans(in: root, called: name, known: names, prefixes: prefixes, quarantine: quarantine) }
+        for (directory, storages) in Dictionary(grouping: storages, by: \.directory).sorted(by: { $0.key < $1.key }) {
+            let root = RestoredStorage(root: directory)
+            let (called, prefixes, quarantine) = (storages.map(\.name), questions.prefixes, options.quarantine)
+            let found = try await blocking { try Self.orphans(in: root, called: called, known: names, prefixes: prefixes, quarantine: quarantine) }
             for orphan in found.orphans { report.orphans.add(orphan) }
             if found.unjudged > 0 {
-                report.notChecked.append("\(found.unjudged) repositories of the storage '\(name)' of kinds that the database's tables do not list")
+                report.notChecked.append(
+                    "\(found.unjudged) repositories of the storage '\(called[0])' of kinds that the database's tables do not list: whether they have a row")
             }
         }
     }
 
     private static func orphans(
-        in root: RestoredStorage, called name: String, known: Set<PathDigest>, prefixes: Set<String>?, quarantine: Bool
+        in root: RestoredStorage, called names: [String], known: Set<PathDigest>, prefixes: Set<String>?, quarantine: Bool
     ) throws -> (orphans: [CrossCheckReport.Orphan], unjudged: Int) {
+        let name = names[0]
         var paths: [String] = []
         var unjudged = 0
         try root.forEachRepository { path in
-            if known.contains(PathDigest(name, path)) { return }
+            if names.contains(where: { known.contains(PathDigest($0, path)) }) { return }
             let first = path.hasPrefix("@") ? String(path.prefix { $0 != "/" }) : ""
             if let prefixes, !prefixes.contains(first) { unjudged += 1 } else { paths.append(path) }
         }

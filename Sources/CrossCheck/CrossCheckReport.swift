@@ -161,7 +161,8 @@ public struct CrossCheckReport: Codable, Sendable {
         }
         lines.append(
             "cross-check of \(source) against \(storages.joined(separator: ", ")): "
-                + (self.missing.total > 0 ? "SOMETHING IS MISSING" : hasLosses ? "not everything could be checked" : "nothing that the database names was lost"))
+                + (self.missing.total > 0 ? "SOMETHING IS MISSING" : hasLosses ? "not everything could be looked up"
+                    : counts.rows == 0 ? "no row names an object" : "nothing was lost of what was looked up"))
         lines.append(
             "  \(counts.rows) rows name \(counts.objects) objects in \(counts.repositories) repositories"
                 + (counts.references > 0 ? " and \(counts.references) references" : ""))

@@ -121,6 +121,7 @@ struct GitalyHistory: RepositoryHistory {
         var count = 0
         var end = RollForwardOutcome.End.notInLog
         for (number, entry) in following.enumerated() {
+            try Task.checkCancellation()
             if entry.event.flags.contains(.deleted) {
                 end = .deletion
                 break
@@ -146,8 +147,8 @@ struct GitalyHistory: RepositoryHistory {
         var replayer = Replayer(root: place.directory)
         if geteuid() == 0, let owner = GitalyRestoreTarget.owner(of: place.base) { replayer.owner = owner }
         do {
+            // Once begun it is carried through, whoever interrupts: the report must say what was done.
             for entry in following[..<count] {
-                try Task.checkCancellation()
                 let content = try EntryFrame.decode(try await place.log.read(entry.piece, frames: Array(entry.frames)))
                 guard content.partition == partition, content.lsn == entry.event.start else {
                     throw ArchiveError(

@@ -141,6 +141,10 @@ struct DatabaseTests {
         }
         #expect(report.orphans.total == 0)
 
+        // Rows call the storage 'default'.
+        let misnamed = try await check(cluster, [.init(name: "git", directory: world.storage, history: nil)])
+        #expect(misnamed.hasLosses && misnamed.failedQueries.first?.reason.contains("--storage-name") == true && misnamed.counts.rows == 0)
+
         let empty = try await Cluster(bindir)
         let nothing = try await check(empty, [.init(name: "default", directory: world.storage, history: nil)]) { $0.quarantine = true }
         #expect(!nothing.hasLosses && nothing.orphans.total == 0)
