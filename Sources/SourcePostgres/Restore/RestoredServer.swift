@@ -86,7 +86,9 @@ final class RestoredServer: Sendable {
         let deadline = monotonic() + 120
         while true {
             try Task.checkCancellation()
-            let conninfo = "host=\(sockets) port=\(Self.port) user=\(quotedForConninfo(owner)) dbname=template1"
+            // Complete, so that no variable of the environment leads elsewhere.
+            let conninfo = "host=\(sockets) hostaddr='' port=\(Self.port) user=\(quotedForConninfo(owner)) dbname=template1 options='' "
+                + "target_session_attrs=any sslmode=disable gssencmode=disable passfile=/dev/null"
             if Files.exists("\(sockets)/.s.PGSQL.\(Self.port)") {
                 do {
                     let session = try await blocking { try RestoredSession(conninfo: conninfo) }
@@ -110,6 +112,8 @@ final class RestoredServer: Sendable {
         guard try await blocking({ [self] in try state() }) == "shut down" else {
             throw ArchiveError(.recoveryFailed, "The restored database in '\(data)' was not stopped cleanly after the cross-check: \(lastWords()).")
         }
+        let data = data
+        try await blocking { try Files.syncFileSystem(of: data) }
         try await removeSockets()
     }
 
