@@ -61,7 +61,7 @@ public struct GitalyRestoreTarget: RestoreTarget {
     }
 
     /// The storage's owner when the base was taken.
-    private static func owner(of base: BaseRecord) -> (uid: UInt32, gid: UInt32)? {
+    static func owner(of base: BaseRecord) -> (uid: UInt32, gid: UInt32)? {
         let parts = base.facts["owner"]?.split(separator: ":").map { UInt32($0) } ?? []
         guard parts.count == 2, let uid = parts[0], let gid = parts[1], uid != 0 || gid != 0 else { return nil }
         return (uid, gid)

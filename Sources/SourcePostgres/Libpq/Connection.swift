@@ -100,6 +100,25 @@ final class Connection {
         return rows
     }
 
+    /// One statement and no more, and the columns of its result: name and the type's number.
+    func table(_ command: String, timeout: Double) throws -> (columns: [(name: String, type: UInt32)], rows: [Row]) {
+        guard PQsendQueryParams(handle, command, 0, nil, nil, nil, nil, 0) == 1 else { throw lost() }
+        var table: (columns: [(name: String, type: UInt32)], rows: [Row]) = ([], [])
+        var failure: ServerError?
+        while let result = try nextResult(timeout: timeout) {
+            defer { PQclear(result) }
+            switch PQresultStatus(result) {
+            case PGRES_TUPLES_OK:
+                table.columns = (0..<PQnfields(result)).map { (String(cString: PQfname(result, $0)), PQftype(result, $0)) }
+                table.rows = Connection.rows(result)
+            case PGRES_COMMAND_OK, PGRES_EMPTY_QUERY: break
+            default: failure = Connection.error(result)
+            }
+        }
+        if let failure { throw failure }
+        return table
+    }
+
     func send(_ command: String) throws {
         guard PQsendQuery(handle, command) == 1 else { throw lost() }
     }

@@ -20,7 +20,7 @@ public struct PostgresRestoreTarget: RestoreTarget {
         }
     }
 
-    private static func major(_ base: BaseRecord) throws -> Int {
+    static func major(_ base: BaseRecord) throws -> Int {
         guard let version = base.facts["server-version"].flatMap({ Int($0) }) else {
             throw ArchiveError(.archiveDamaged, "The base \(base.id) does not say which version of PostgreSQL it is of.")
         }

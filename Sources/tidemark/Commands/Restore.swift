@@ -1,5 +1,6 @@
 import ArchiveCore
 import Catalog
+import CrossCheck
 import Glibc
 import Planner
 import Restore
@@ -16,6 +17,8 @@ struct RestoreResult: Encodable {
     }
     var target: String
     var parts: [Part]
+    /// One for each database that was checked against the repositories restored with it.
+    var crossChecks: [CrossCheckReport]
 }
 
 /// A plan for all sources, and how it is shown. Nothing is moved.
@@ -77,7 +80,7 @@ let restoreCommand = Command(
         Option("recover", "none|promote", help: "promote: run PostgreSQL's recovery to the target and stop it again (default); none: prepare only."),
         Option("bindir", "DIR", help: "Where PostgreSQL's programs are; default: found by the base's version."),
         Option("tablespace-mapping", "OLD=NEW", repeats: true, help: "Where the tablespace at OLD goes; default: DIR.tablespaces/OID."),
-    ], example: "tidemark restore --to-time 2026-11-24T02:53:30Z --into main=/srv/pg --into default=/srv/git"
+    ] + CrossChecking.options, example: "tidemark restore --to-time 2026-11-24T02:53:30Z --into main=/srv/pg --into default=/srv/git"
 ) { arguments in
     func pairs(_ option: String) throws -> [(String, String)] {
         try arguments.all(option).map { text in
@@ -108,6 +111,7 @@ let restoreCommand = Command(
     }
     let request = stored == nil ? try TargetOptions.request(arguments) : nil
     let location = try Shared.location(arguments)
+    let crossChecking = try CrossChecking(arguments)
     return try await interruptible {
         for (_, directory) in into { try RestoreRun.checkTarget(directory) }
         let catalog = try await Catalog.open(try location.open())
@@ -146,8 +150,14 @@ let restoreCommand = Command(
                 for warning in part.warnings { Output.line("  warning: \(warning)") }
             }
         }
-        if arguments.has("json") { try Output.json(RestoreResult(target: planReport.target, parts: parts)) }
-        return parts.contains { !$0.warnings.isEmpty } ? 4 : 0
+        let checked = try await crossChecking.run(
+            zip(into, plans).map { CrossChecking.Part(name: $0.0, directory: $0.1, plan: $1) }, recover: recover, bindir: arguments["bindir"],
+            target: joint.moment, catalog: catalog, progress: { progress.show($0, $1, $2) })
+        progress.end()
+        if arguments.has("json") { try Output.json(RestoreResult(target: planReport.target, parts: parts, crossChecks: checked)) } else {
+            for report in checked { Output.line(report.text()) }
+        }
+        return parts.contains { !$0.warnings.isEmpty } || checked.contains(where: \.hasLosses) ? 4 : 0
     }
 }
 

@@ -1,4 +1,5 @@
 import ArchiveCore
+import CrossCheck
 import DurableIO
 import Glibc
 import Store
@@ -32,6 +33,8 @@ struct Configuration: Sendable {
     var state: String
     /// Where the agent's status server will listen.
     var listen: String?
+    /// Queries that the cross-check after a restore asks beside GitLab's own, by source.
+    var checks: [(source: String, query: CheckQuery)] = []
 
     static let defaultPath = "/etc/tidemark/tidemark.yaml"
 
@@ -92,7 +95,7 @@ struct Configuration: Sendable {
         }
 
         self.path = path
-        let top = try fields(root, ["archive", "sources", "tail", "state", "listen"], of: "the configuration")
+        let top = try fields(root, ["archive", "sources", "tail", "state", "listen", "checks"], of: "the configuration")
         guard let archiveNode = top["archive"] else { throw fail(root.place, "'archive' is missing", "Write: archive: file:///srv/tidemark") }
         archive = try text(archiveNode, "archive")
         do { _ = try StoreLocation(archive) } catch { throw fail(archiveNode.place, String(error.message.dropLast()), error.remedy) }
@@ -216,5 +219,6 @@ struct Configuration: Sendable {
             }
             sources[index].kind = .gitaly(storage: storage, log: log, spool: spool, prune: prune, fence: fence)
         }
+        if let node = top["checks"] { checks = try Self.checks(node, of: sources, fields: fields, text: text, fail: fail) }
     }
 }
