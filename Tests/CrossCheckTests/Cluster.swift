@@ -70,7 +70,10 @@ final class Cluster: Sendable {
 struct EmptyLog: LogReader {
     let pieces: [ArchivedPiece] = []
     let branches: [BranchRecord] = []
-    func read(_ piece: ArchivedPiece, frames: [Int]?) async throws -> [[UInt8]] { [] }
+    func index(of piece: ArchivedPiece) async throws -> PieceIndex {
+        PieceIndex(spans: [], events: [], frames: [], storedLength: 0, storedSHA256: [UInt8](repeating: 0, count: 32))
+    }
+    func read(_ piece: ArchivedPiece, index: PieceIndex?, frames: [Int]?) async throws -> [[UInt8]] { [] }
 }
 
 /// What an archive would say, written down.

@@ -17,13 +17,13 @@ private struct NamedLog: LogReader {
     var damaged = ""
 
     static func piece(_ number: UInt64, branch: UInt32 = 1) -> ArchivedPiece {
-        let span = LogSpan(stream: "wal", branch: branch, start: number * size, end: (number + 1) * size)
-        return ArchivedPiece(
-            name: PieceName(branch: branch, name: name(number, branch)),
-            index: PieceIndex(spans: [span], events: [], frames: [], storedLength: 0, storedSHA256: []))
+        ArchivedPiece(name: PieceName(branch: branch, name: name(number, branch)), storedLength: 0)
     }
     static func name(_ number: UInt64, _ branch: UInt32 = 1) -> String { hex(UInt64(branch), 8) + hex(0, 8) + hex(number, 8) }
-    func read(_ piece: ArchivedPiece, frames: [Int]?) async throws -> [[UInt8]] {
+    func index(of piece: ArchivedPiece) async throws -> PieceIndex {
+        throw ArchiveError(.objectMissing, "The feeder of '\(piece.name)' needs no index.")
+    }
+    func read(_ piece: ArchivedPiece, index: PieceIndex?, frames: [Int]?) async throws -> [[UInt8]] {
         guard piece.name.name != damaged else { throw ArchiveError(.objectDamaged, "The segment \(damaged) is damaged.") }
         return [Array(piece.name.name.utf8)]
     }

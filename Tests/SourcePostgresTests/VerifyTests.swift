@@ -375,5 +375,6 @@ private actor OvertakingStore: ObjectStore {
         return try await inner.get(key, range: range)
     }
     func list(prefix: String, after key: String?, limit: Int) async throws -> [ObjectInfo] { await inner.list(prefix: prefix, after: key, limit: limit) }
+    func folders(below prefix: String) async throws -> [String] { await inner.folders(below: prefix) }
     func remove(_ key: ObjectKey) async throws { await inner.remove(key) }
 }
