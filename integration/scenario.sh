@@ -38,6 +38,7 @@ sources:
   - gitaly: default
     storage: $STORAGE
     log: wal
+    fence: main
 YAML
 }
 

@@ -128,6 +128,8 @@ public struct BaseRecord: Codable, Sendable, Hashable {
     public var parts: [Part]
     /// SHA-256 of `index.zst`, in hexadecimal.
     public var indexSHA256: String
+    /// The same of `spans.zst`; `nil` in bases that were taken before there was one.
+    public var spansSHA256: String?
     public var files: Int
     public var bytes: UInt64
     /// What went wrong without making the base useless.

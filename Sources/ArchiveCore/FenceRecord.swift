@@ -51,12 +51,17 @@ public struct FenceRecord: Codable, Sendable, Hashable {
         self.late = late
     }
 
+    /// No clocks are farther apart: 146 years, in nanoseconds.
+    private static let farthest: Int64 = 1 << 62
+
     /// What the anchor's clock shows less what the follower's shows, in nanoseconds: the lowest and the highest value that this fence
     /// allows. Also right when the follower's clock was set back in between.
     public var offset: ClosedRange<Int64> {
-        let low = anchorTime.rawValue - max(asked, answered).rawValue
-        let high = anchorTime.rawValue - min(asked, answered).rawValue
-        return low...high
+        func difference(_ own: Moment) -> Int64 {
+            let (value, over) = anchorTime.rawValue.subtractingReportingOverflow(own.rawValue)
+            return over ? (anchorTime < own ? -Self.farthest : Self.farthest) : min(max(value, -Self.farthest), Self.farthest)
+        }
+        return difference(max(asked, answered))...difference(min(asked, answered))
     }
 
     func encode(into w: inout WireWriter) {

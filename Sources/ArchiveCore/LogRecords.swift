@@ -128,12 +128,17 @@ public struct PieceName: Hashable, Sendable, CustomStringConvertible {
         return text
     }
 
+    /// Whether a piece can have this name: 4 to 64 hexadecimal digits in upper case.
+    static func isName(_ name: String) -> Bool {
+        (4...64).contains(name.utf8.count) && name.utf8.allSatisfy { (0x30...0x39).contains($0) || (0x41...0x46).contains($0) }
+    }
+
     /// Reads `description` with its suffix; `nil` for anything else.
     public init?(path: String) {
         let parts = path.split(separator: "/", omittingEmptySubsequences: false)
         guard parts.count == 3, parts[0].utf8.count == 8, let branch = UInt32(hexDigits: Array(parts[0].utf8)) else { return nil }
         let fields = parts[2].split(separator: ".", omittingEmptySubsequences: false).map(String.init)
-        guard fields.count >= 2, fields[0].utf8.count >= 4, parts[1] == fields[0].dropLast(3) else { return nil }
+        guard fields.count >= 2, Self.isName(fields[0]), parts[1] == fields[0].dropLast(3) else { return nil }
         var part: Range<UInt64>?
         var rest = 1
         if fields.count >= 4, fields[2] == "tail" {
@@ -205,18 +210,7 @@ public struct PieceIndex: Sendable, Hashable {
         w.number(1, 1)
         for span in spans { w.message(2) { span.encode(into: &$0) } }
         for event in events {
-            w.message(3) { w in
-                w.number(1, UInt64(event.span))
-                w.number(2, event.start)
-                w.number(3, event.end &- event.start)
-                w.signed(4, event.time.rawValue)
-                w.number(5, event.kind.rawValue)
-                w.number(6, event.flags.rawValue)
-                w.number(7, event.number)
-                w.text(8, event.subject)
-                for detail in event.details { w.element(9, detail.utf8) }
-                if let frame = event.frame { w.number(10, UInt64(frame) + 1) }
-            }
+            w.message(3) { Self.encode(event, into: &$0) }
         }
         for frame in frames {
             w.message(4) { w in
@@ -230,6 +224,19 @@ public struct PieceIndex: Sendable, Hashable {
         w.data(6, storedSHA256)
         for fence in fences { w.message(7) { fence.encode(into: &$0) } }
         return w.bytes
+    }
+
+    static func encode(_ event: LogEvent, into w: inout WireWriter) {
+        w.number(1, UInt64(event.span))
+        w.number(2, event.start)
+        w.number(3, event.end &- event.start)
+        w.signed(4, event.time.rawValue)
+        w.number(5, event.kind.rawValue)
+        w.number(6, event.flags.rawValue)
+        w.number(7, event.number)
+        w.text(8, event.subject)
+        for detail in event.details { w.element(9, detail.utf8) }
+        if let frame = event.frame { w.number(10, UInt64(frame) + 1) }
     }
 
     /// - Throws: `WireError` for anything that `encoded` does not write.
@@ -258,7 +265,7 @@ public struct PieceIndex: Sendable, Hashable {
         }
     }
 
-    private static func event(_ bytes: ArraySlice<UInt8>) throws(WireError) -> LogEvent {
+    static func event(_ bytes: ArraySlice<UInt8>) throws(WireError) -> LogEvent {
         var e = LogEvent(span: 0, start: 0, end: 0, time: Moment(rawValue: 0), kind: .commit)
         var kind: UInt64 = 0
         var length: UInt64 = 0

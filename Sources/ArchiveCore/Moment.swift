@@ -75,6 +75,11 @@ public struct Moment: RawRepresentable, Hashable, Comparable, Sendable, Codable,
     public static func < (a: Moment, b: Moment) -> Bool { a.rawValue < b.rawValue }
     /// Seconds from `b` to `a`.
     public static func - (a: Moment, b: Moment) -> Double { Double(a.rawValue &- b.rawValue) / 1e9 }
+    /// The sum; outside of the range of a moment, its end.
+    public func adding(nanoseconds: Int64) -> Moment {
+        let (sum, over) = rawValue.addingReportingOverflow(nanoseconds)
+        return Moment(rawValue: over ? (nanoseconds < 0 ? .min : .max) : sum)
+    }
     public func adding(seconds: Double) -> Moment { Moment(rawValue: rawValue + Int64(seconds * 1e9)) }
 }
 

@@ -141,6 +141,9 @@ public struct WireWriter {
         bytes.append(contentsOf: value)
     }
 
+    /// The fields of another message, as if they had been written here.
+    public mutating func append(_ other: WireWriter) { bytes += other.bytes }
+
     public mutating func message(_ field: UInt32, _ build: (inout WireWriter) -> Void) {
         var inner = WireWriter()
         build(&inner)

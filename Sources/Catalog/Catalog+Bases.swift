@@ -12,27 +12,50 @@ extension Catalog {
     /// Complete bases, oldest first: those whose `base.json` is there.
     public func bases(of i: IncarnationRecord) async throws -> [BaseRecord] {
         var records: [BaseRecord] = []
-        for object in try await store.listAll(prefix: prefix(i)) where object.key.path.hasSuffix("/base.json") {
-            records.append(try Self.decode(try await store.get(object.key), key: object.key))
-        }
+        for id in try await baseIdentifiers(of: i) { if let base = try await base(id, of: i) { records.append(base) } }
         return records.sorted { $0.started < $1.started }
+    }
+
+    /// Ids of all bases, unfinished ones included, oldest first: they begin with the time at which the base was begun.
+    public func baseIdentifiers(of i: IncarnationRecord) async throws -> [String] { try await store.folders(below: prefix(i)) }
+
+    /// - Returns: `nil` when the base is not complete.
+    public func base(_ id: String, of i: IncarnationRecord) async throws -> BaseRecord? {
+        guard let key = ObjectKey("\(prefix(i))\(id)/base.json") else { return nil }
+        do { return try Self.decode(try await store.get(key), key: key) } catch let error as ArchiveError where error.code == .objectMissing {
+            return nil
+        }
     }
 
     /// Stores the index and then the record of a base whose parts are stored.
     public func record(_ base: BaseRecord, index: TreeIndex, of i: IncarnationRecord) async throws -> BaseRecord {
         var object: [UInt8] = []
         try Zstd.compress(index.encoded(), level: 3, into: &object)
+        var spans: [UInt8] = []
+        try Zstd.compress(TreeIndex(entries: [], spans: index.spans).encoded(), level: 3, into: &spans)
         var base = base
         base.indexSHA256 = hexText(SHA256.of(object))
+        base.spansSHA256 = hexText(SHA256.of(spans))
+        try await store.put(spans, at: baseKey("spans.zst", base: base.id, of: i))
         try await store.put(object, at: baseKey("index.zst", base: base.id, of: i))
         try await store.put(try Self.encode(base), at: baseKey("base.json", base: base.id, of: i))
         return base
     }
 
     public func treeIndex(of base: BaseRecord, in i: IncarnationRecord) async throws -> TreeIndex {
-        let key = baseKey("index.zst", base: base.id, of: i)
+        try await index("index.zst", sha256: base.indexSHA256, of: base, in: i)
+    }
+
+    /// The base's windows alone, which a plan needs without the paths.
+    public func spans(of base: BaseRecord, in i: IncarnationRecord) async throws -> [LogSpan] {
+        guard let digest = base.spansSHA256 else { return try await treeIndex(of: base, in: i).spans }
+        return try await index("spans.zst", sha256: digest, of: base, in: i).spans
+    }
+
+    private func index(_ name: String, sha256: String, of base: BaseRecord, in i: IncarnationRecord) async throws -> TreeIndex {
+        let key = baseKey(name, base: base.id, of: i)
         let object = try await store.get(key)
-        guard hexText(SHA256.of(object)) == base.indexSHA256 else { throw damaged(key, "its SHA-256 is not the recorded one") }
+        guard hexText(SHA256.of(object)) == sha256 else { throw damaged(key, "its SHA-256 is not the recorded one") }
         do { return try TreeIndex(decoding: try Zstd.decompress(object[...], limit: 1 << 33)) } catch let error as WireError {
             throw damaged(key, error.description)
         }
@@ -60,15 +83,9 @@ extension Catalog {
 
     /// Ids of bases that were begun and not finished.
     public func unfinishedBases(of i: IncarnationRecord) async throws -> [String] {
-        var begun: Set<String> = []
-        var finished: Set<String> = []
-        for object in try await store.listAll(prefix: prefix(i)) {
-            let parts = object.key.path.split(separator: "/").map(String.init)
-            guard parts.count == 5 else { continue }
-            begun.insert(parts[3])
-            if parts[4] == "base.json" { finished.insert(parts[3]) }
-        }
-        return begun.subtracting(finished).sorted()
+        var unfinished: [String] = []
+        for id in try await baseIdentifiers(of: i) where try await base(id, of: i) == nil { unfinished.append(id) }
+        return unfinished
     }
 
     private func damaged(_ key: ObjectKey, _ why: String) -> ArchiveError {

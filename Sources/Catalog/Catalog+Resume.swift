@@ -10,13 +10,31 @@ public struct Checkpoint: Sendable, Hashable {
     public var positions: [String: ResumeState.Position] = [:]
     /// Pieces counted since the incarnation began.
     public var count: UInt64 = 0
+    /// Of closed pieces since the incarnation began, and of tails behind the last of them.
+    public private(set) var closed = LogTotals()
+    public private(set) var open = LogTotals()
+
+    /// Of everything since the incarnation began.
+    public var totals: LogTotals {
+        var sum = closed
+        sum += open
+        return sum
+    }
 
     public init() {}
 
     /// Takes in one more durable piece, in log order.
     public mutating func add(_ name: PieceName, _ index: PieceIndex) {
         count += 1
-        if name.part == nil { lastPiece[name.branch] = name }
+        var held = LogTotals()
+        for event in index.events { held.add(event) }
+        if name.part == nil {
+            lastPiece[name.branch] = name
+            closed += held
+            open = LogTotals()
+        } else {
+            open += held
+        }
         for (i, span) in index.spans.enumerated() {
             let last = index.events.last { $0.span == i && $0.frame != nil }
             positions[span.stream] = .init(
@@ -37,6 +55,8 @@ public struct Checkpoint: Sendable, Hashable {
                 w.signed(4, position.time.rawValue)
             }
         }
+        w.message(5) { closed.encode(into: &$0) }
+        w.message(6) { open.encode(into: &$0) }
         return w.bytes
     }
 
@@ -65,6 +85,8 @@ public struct Checkpoint: Sendable, Hashable {
                     }
                 }
                 positions[stream] = position
+            case 5: closed = try LogTotals(decoding: value.bytes("totals"))
+            case 6: open = try LogTotals(decoding: value.bytes("totals"))
             default: continue
             }
         }
@@ -99,9 +121,11 @@ extension Catalog {
         let newest = checkpoint.lastPiece.max { $0.key < $1.key }?.value
         if cleaning { for orphan in try await listing(of: i, from: newest).orphans { try await remove(orphan, of: i) } }
         var tails: [ResumeState.Tail] = []
-        for (name, index) in try await indexedPieces(of: i, from: newest) where name != newest {
+        try await forEachPiece(of: i, from: newest) { name, index in
+            guard name != newest else { return true }
             checkpoint.add(name, index)
             if name.part != nil { tails.append(.init(name: name, sha256: index.frames.first?.sha256 ?? [])) }
+            return true
         }
         let branch = checkpoint.lastPiece.keys.max() ?? 0
         let last = checkpoint.lastPiece[branch]

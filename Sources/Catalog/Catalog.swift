@@ -148,10 +148,13 @@ public struct Catalog: Sendable {
     }
 
     /// What lies in the log's folders: pieces with an index, and those without, which were never acknowledged.
-    func listing(of i: IncarnationRecord, from first: PieceName?) async throws -> (indexed: [PieceName], orphans: [PieceName]) {
+    ///
+    /// - Parameter branch: only this branch's folder; `nil`: all.
+    func listing(of i: IncarnationRecord, from first: PieceName?, only branch: UInt32? = nil) async throws -> (indexed: [PieceName], orphans: [PieceName]) {
         let prefix = logPrefix(i)
         // Everything of `first` sorts after its bare name.
-        let objects = try await store.listAll(prefix: prefix, after: first.map { prefix + $0.description })
+        let objects = try await store.listAll(
+            prefix: prefix + (branch.map { hex(UInt64($0), 8) + "/" } ?? ""), after: first.map { prefix + $0.description })
         var data: [PieceName] = []
         var indexed: Set<PieceName> = []
         for object in objects {
@@ -164,23 +167,45 @@ public struct Catalog: Sendable {
         return (data.filter { indexed.contains($0) }, data.filter { !indexed.contains($0) })
     }
 
-    /// Archived pieces with their indexes, in log order, from `first` on.
-    ///
-    /// An agent may be at work: it removes tails once their closed piece is archived. Then what was listed no longer holds, and the
-    /// rest is listed anew from the last closed piece that was read.
+    /// Archived pieces with their indexes, in log order, from `first` on; see `forEachPiece`.
     public func indexedPieces(of i: IncarnationRecord, from first: PieceName? = nil) async throws -> [(name: PieceName, index: PieceIndex)] {
         var result: [(name: PieceName, index: PieceIndex)] = []
+        try await forEachPiece(of: i, from: first) { name, index in
+            if name.part == nil { result.removeAll { $0.name.part != nil && $0.name.name == name.name && $0.name.branch == name.branch } }
+            result.append((name, index))
+            return true
+        }
+        return result
+    }
+
+    /// Visits archived pieces in log order, from `first` on, holding one index at a time, until `visit` returns `false`.
+    ///
+    /// An agent may be at work: it removes tails once their closed piece is archived. Then the rest is listed anew, and a closed piece
+    /// may be visited after some of its own tails were, which it replaces.
+    ///
+    /// - Parameter branch: only this branch; `nil`: all.
+    public func forEachPiece(
+        of i: IncarnationRecord, from first: PieceName? = nil, only branch: UInt32? = nil, visit: (PieceName, PieceIndex) throws -> Bool
+    ) async throws {
+        var closed = first
+        var visited: Set<PieceName> = []
         var attempts = 0
         while true {
-            let last = result.last?.name
             do {
-                for name in try await pieces(of: i, from: last ?? first) where name != last {
-                    result.append((name, try await index(of: name, of: i)))
+                for name in try await listing(of: i, from: closed, only: branch).indexed where !visited.contains(name) {
+                    let index = try await index(of: name, of: i)
+                    attempts = 0
+                    if name.part == nil {
+                        closed = name
+                        visited = [name]
+                    } else {
+                        visited.insert(name)
+                    }
+                    guard try visit(name, index) else { return }
                 }
-                return result
+                return
             } catch let error as ArchiveError where error.code == .objectMissing {
-                while result.last?.name.part != nil { result.removeLast() }
-                attempts = result.last?.name == last ? attempts + 1 : 0
+                attempts += 1
                 guard attempts < 10 else { throw error }
             }
         }
@@ -262,19 +287,44 @@ public struct Catalog: Sendable {
     private func watermarkPrefix(_ i: IncarnationRecord) -> String { "watermarks/\(i.source)/\(i.id)/" }
 
     /// Records that everything committed up to `time` is archived, in place of older such records.
-    public func advanceWatermark(to time: Moment, replacing old: Moment?, of i: IncarnationRecord) async throws {
+    ///
+    /// - Parameter totals: of everything that is archived, for plans that tell what lies behind their cut.
+    public func advanceWatermark(to time: Moment, replacing old: Moment?, totals: LogTotals, of i: IncarnationRecord) async throws {
         guard time.rawValue > 0, old.map({ $0 < time }) ?? true else { return }
         func key(_ t: Moment) -> ObjectKey {
             let digits = String(t.rawValue)
             return ObjectKey(known: watermarkPrefix(i) + String(repeating: "0", count: 20 - digits.count) + digits)
         }
-        try await store.put(Array("\(time)\n".utf8), at: key(time))
+        try await store.put(try Self.encode(Watermark(time: "\(time)", totals: totals)), at: key(time))
         if let old { try await store.remove(key(old)) }
     }
 
-    public func watermark(of i: IncarnationRecord) async throws -> Moment? {
-        let keys = try await store.listAll(prefix: watermarkPrefix(i))
-        return keys.last.flatMap { Int64($0.key.path.split(separator: "/").last ?? "") }.map(Moment.init(rawValue:))
+    private struct Watermark: Codable {
+        var time: String
+        var totals: LogTotals
+    }
+
+    public func watermark(of i: IncarnationRecord) async throws -> Moment? { try await watermarkAndTotals(of: i)?.time }
+
+    /// The newest watermark, and how much was archived by then, as far as that was recorded.
+    public func watermarkAndTotals(of i: IncarnationRecord) async throws -> (time: Moment, totals: LogTotals?)? {
+        var attempts = 0
+        while true {
+            guard let key = try await store.listAll(prefix: watermarkPrefix(i)).last?.key, let digits = Int64(key.path.split(separator: "/").last ?? "")
+            else { return nil }
+            let time = Moment(rawValue: digits)
+            do {
+                let bytes = try await store.get(key)
+                // The first archives held the time alone.
+                guard bytes.first == UInt8(ascii: "{") else { return (time, nil) }
+                let record: Watermark = try Self.decode(bytes, key: key)
+                return (time, record.totals)
+            } catch let error as ArchiveError where error.code == .objectMissing {
+                // An agent at work replaced it by a newer one meanwhile.
+                attempts += 1
+                guard attempts < 10 else { throw error }
+            }
+        }
     }
 
     // MARK: JSON

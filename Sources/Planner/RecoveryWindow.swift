@@ -2,29 +2,6 @@ import ArchiveCore
 
 /// The times that can be restored.
 public enum RecoveryWindow {
-    /// What a base and the log behind it allow: from its end to the last time before a hole, or to the newest reachable time.
-    ///
-    /// - Returns: `nil` when the base cannot be restored at all.
-    public static func range(base: BaseRecord, spans: [LogSpan], view: LogView) -> ClosedRange<Moment>? {
-        guard let newest = view.reachable, newest >= base.completed else { return nil }
-        func reaches(_ time: Moment) -> Bool {
-            do {
-                _ = try Planner.plan(base: base, spans: spans, view: view, target: .time(time))
-                return true
-            } catch { return false }
-        }
-        if reaches(newest) { return base.completed...newest }
-        guard reaches(base.completed) else { return nil }
-        // A hole lies in between: the last reachable time is found by halving, since what is out of reach stays so.
-        var low = base.completed.rawValue
-        var high = newest.rawValue
-        while high - low > 1_000_000 {
-            let middle = low + (high - low) / 2
-            if reaches(Moment(rawValue: middle)) { low = middle } else { high = middle }
-        }
-        return base.completed...Moment(rawValue: low)
-    }
-
     /// Overlapping and touching ranges made one, ascending.
     public static func union(_ ranges: [ClosedRange<Moment>]) -> [ClosedRange<Moment>] {
         var result: [ClosedRange<Moment>] = []
@@ -47,5 +24,71 @@ public enum RecoveryWindow {
                 return from <= to ? from...to : nil
             }
         }.sorted { $0.lowerBound < $1.lowerBound }
+    }
+}
+
+/// Follows the log behind a base, piece by piece, to the first hole: the base's window lies before it.
+public struct WindowWalk: Sendable {
+    private let base: BaseRecord
+    private let path: BranchPath
+    private let firstOffset: UInt64
+    private let streamsMayBeginEmpty: Bool
+    /// By stream the first offset that is not there.
+    private var reached: [String: UInt64] = [:]
+    private var starts: [String: UInt64] = [:]
+    /// Ends of the base's windows: before all of them are reached nothing can be restored.
+    private let ends: [String: UInt64]
+    /// By stream, an instant before the earliest commit of the last piece that went on.
+    private var safe: [String: Moment] = [:]
+    private var lastCommit: Moment?
+    /// Where the log stops being whole: the stream, the first missing offset, and the last time before it that can be restored.
+    public private(set) var hole: (stream: String, offset: UInt64, last: Moment)?
+
+    public init(base: BaseRecord, windows: [LogSpan], path: BranchPath, streamsMayBeginEmpty: Bool, firstOffset: UInt64) {
+        self.base = base
+        self.path = path
+        self.firstOffset = firstOffset
+        self.streamsMayBeginEmpty = streamsMayBeginEmpty
+        ends = Dictionary(windows.filter { $0.start < $0.end }.map { ($0.stream, $0.end) }, uniquingKeysWith: max)
+        for window in windows where !streamsMayBeginEmpty || window.end > 0 {
+            reached[window.stream] = window.start
+            starts[window.stream] = window.start
+        }
+        // A stream whose position the base did not know begins with its first archived record.
+        for window in windows where streamsMayBeginEmpty && window.end == 0 { starts[window.stream] = .max }
+    }
+
+    /// Takes the next piece, in log order. - Returns: whether the log is whole up to it.
+    public mutating func add(_ piece: PieceSummary) -> Bool {
+        guard hole == nil, let branchEnd = path.end(of: piece.name.branch) else { return hole == nil }
+        var found: (String, UInt64)?
+        piece.forEachSpan { span in
+            let end = min(span.end, branchEnd)
+            guard found == nil, span.start < end else { return }
+            if starts[span.stream] == .max, reached[span.stream] == nil { reached[span.stream] = span.start }
+            let due = reached[span.stream] ?? firstOffset
+            guard end > due else { return }
+            guard span.start <= due else {
+                found = (span.stream, due)
+                return
+            }
+            reached[span.stream] = end
+            if streamsMayBeginEmpty, let first = piece.times?.lowerBound { safe[span.stream] = first.adding(nanoseconds: -1) }
+        }
+        if let (stream, offset) = found {
+            hole = (stream, offset, streamsMayBeginEmpty ? safe[stream] ?? base.completed : max(lastCommit ?? base.completed, base.completed))
+            return false
+        }
+        if let last = piece.times?.upperBound { lastCommit = max(last, lastCommit ?? last) }
+        return true
+    }
+
+    /// The times that can be restored from the base; `nil` when there is none.
+    ///
+    /// - Parameter watermark: up to when the archive is known to be complete.
+    public func range(watermark: Moment?) -> ClosedRange<Moment>? {
+        let last = hole?.last ?? (streamsMayBeginEmpty ? watermark : [watermark, lastCommit].compactMap { $0 }.max())
+        guard let last, last >= base.completed, ends.allSatisfy({ reached[$0.key] ?? 0 >= $0.value }) else { return nil }
+        return base.completed...last
     }
 }

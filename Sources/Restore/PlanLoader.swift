@@ -3,76 +3,288 @@ import Catalog
 import Planner
 import Source
 
+/// What is to be planned.
+public struct PlanRequest: Sendable {
+    public var target: RecoveryTarget
+    /// The target itself is left out: everything strictly before it.
+    public var exclusive: Bool
+    /// The branch (timeline) to restore; `nil`: the newest.
+    public var branch: UInt32?
+    /// Nanoseconds by which entries that no fence decides may be later than the target.
+    public var slack: Int64
+
+    public init(target: RecoveryTarget, exclusive: Bool = false, branch: UInt32? = nil, slack: Int64 = 0) {
+        self.target = target
+        self.exclusive = exclusive
+        self.branch = branch
+        self.slack = slack
+    }
+}
+
 /// Reads from the archive what the planner needs, and asks it base by base, newest first.
 public struct PlanLoader: Sendable {
     let catalog: Catalog
+    let kinds: [any ComponentKind]
 
-    public init(catalog: Catalog) { self.catalog = catalog }
+    /// Nanoseconds by which clocks of hosts may differ before the search for a base or a fence overlooks one: ten minutes.
+    static let margin: Int64 = 600_000_000_000
 
+    public init(catalog: Catalog, kinds: [any ComponentKind]) {
+        self.catalog = catalog
+        self.kinds = kinds
+    }
+
+    /// Plans for one source.
+    ///
     /// - Throws: `.targetUnreachable` with the nearest times that can be reached, when no base serves the target.
-    public func plan(source: String, target: RecoveryTarget, kinds: [any ComponentKind]) async throws -> SourcePlan {
-        let incarnations = try await catalog.incarnations(of: source)
-        guard !incarnations.isEmpty else {
-            let known = try await catalog.sources()
-            throw ArchiveError(
-                .targetUnreachable, "The archive has no source '\(source)'.",
-                remedy: known.isEmpty ? "Start `tidemark agent` first." : "It has: \(known.joined(separator: ", ")).")
-        }
-        var refusals: [PlanRefusal] = []
-        var withoutBase: [String] = []
+    public func plan(source: String, rule: CutRule, branch: UInt32? = nil) async throws -> SourcePlan {
+        let incarnations = try await incarnations(of: source)
+        var refusals = Refusals(source: source, rule: rule)
         for incarnation in incarnations.reversed() {
-            let bases = try await catalog.bases(of: incarnation)
-            if bases.isEmpty { withoutBase.append(incarnation.id) }
-            for base in bases.reversed() {
-                if case .time(let time) = target, base.completed > time {
-                    refusals.append(
-                        PlanRefusal(
-                            kind: .beforeBase, reason: "it lies before the end of the base \(base.id) at \(base.completed)",
-                            earliest: base.completed, latest: nil))
-                    continue
-                }
-                let index = try await catalog.treeIndex(of: base, in: incarnation)
-                let view = try await self.view(of: incarnation, from: base, kinds: kinds)
-                do { return try Planner.plan(base: base, spans: index.spans, view: view, target: target) } catch {
-                    refusals.append(error)
+            let kind = try kind(of: incarnation)
+            let branches = try await catalog.branches(of: incarnation)
+            let identifiers = try await catalog.baseIdentifiers(of: incarnation)
+            // Bases begun after the target cannot serve it; the first of them is the nearest later time.
+            let limit = refusals.limit
+            let candidates = identifiers.filter { id in limit.flatMap { limit in begun(id).map { $0 <= limit } } ?? true }
+            for id in identifiers.dropFirst(candidates.count) {
+                guard let later = try await catalog.base(id, of: incarnation) else { continue }
+                refusals.earliest = min(later.completed, refusals.earliest ?? later.completed)
+                break
+            }
+            bases: for id in candidates.reversed() {
+                guard let base = try await catalog.base(id, of: incarnation) else { continue }
+                do {
+                    return try await plan(base, of: incarnation, kind: kind, branches: branches, rule: rule, branch: branch)
+                } catch let refusal as PlanRefusal {
+                    refusals.add(refusal)
+                    switch refusal.kind {
+                    case .beforeBase, .baseUnusable, .otherBranch: continue
+                    // An older base has the same hole, and the same end, before it.
+                    case .gap, .beyondWatermark: break bases
+                    }
                 }
             }
         }
-        throw refused(source, target, refusals, withoutBase)
+        throw refusals.error(at: try await catalog.sources())
     }
 
-    /// The log that a restore from `base` may read.
-    public func view(of incarnation: IncarnationRecord, from base: BaseRecord?, kinds: [any ComponentKind]) async throws -> LogView {
+    /// Plans with one base.
+    ///
+    /// - Throws: `PlanRefusal` when the base cannot serve.
+    private func plan(
+        _ base: BaseRecord, of incarnation: IncarnationRecord, kind: any ComponentKind, branches: [BranchRecord], rule: CutRule, branch: UInt32?
+    ) async throws -> SourcePlan {
+        let newest = max(branches.map(\.branch).max() ?? base.branch, base.branch)
+        // Only a source that has branches can be asked for one.
+        let tip = kind.carriesFences ? branch ?? newest : newest
+        guard let path = BranchPath(from: base.branch, to: tip, by: branches) else {
+            throw PlanRefusal(
+                kind: .otherBranch,
+                reason: branches.contains { $0.branch == tip } || base.branch == tip
+                    ? "the base \(base.id) lies on timeline \(base.branch), which is no ancestor of timeline \(tip)" : "there is no timeline \(tip) in the archive",
+                earliest: nil, latest: nil)
+        }
+        let windows = try await catalog.spans(of: base, in: incarnation)
+        if case .time(let time, _) = rule, base.completed > time { throw PlanRefusal(kind: .beforeBase, reason: "it lies before the end of the base \(base.id) at \(base.completed)", earliest: base.completed, latest: nil) }
+        if case .position(let position, _) = rule, let end = windows.first?.end, position < end {
+            throw PlanRefusal(
+                kind: .beforeBase, reason: "\(kind.describe(offset: position)) lies before the end of the base \(base.id) at \(kind.describe(offset: end))",
+                earliest: base.completed, latest: nil)
+        }
+        let watermark = try await catalog.watermarkAndTotals(of: incarnation)
+        var view = LogView(
+            source: incarnation.source, incarnation: incarnation, path: path, pieces: [], isComplete: false, branches: branches,
+            gaps: try await catalog.gaps(of: incarnation), watermark: watermark?.time, streamsMayBeginEmpty: kind.streamsMayBeginEmpty,
+            firstOffset: kind.firstOffset, describe: { kind.describe(offset: $0) })
+        var cursor = LogCursor(catalog: catalog, incarnation: incarnation, path: path, from: base.firstPiece)
+        try await extend(&view, by: &cursor, enough: Enough(rule, of: kind))
+        var details = PlanDetails()
+        var absent: Set<PieceName> = []
+        while true {
+            // Behind the last chapter there is never much: then what lies after the cut is known exactly.
+            if cursor.isBehindChapters { try await extend(&view, by: &cursor, enough: nil) }
+            view.beyond = cursor.totals.flatMap { known in watermark?.totals.map { $0 - known } }
+            var whole = view
+            if !absent.isEmpty { whole.pieces.removeAll { absent.contains($0.name) } }
+            do {
+                switch try Planner.plan(base: base, windows: windows, view: whole, rule: rule, details: details) {
+                case .needsEvents(let names):
+                    for name in names {
+                        try Task.checkCancellation()
+                        let index = try await catalog.index(of: name, of: incarnation)
+                        details.events[name] = (index.events, index.spans.map(\.stream))
+                    }
+                case .needsConfirmation(let fences):
+                    for fence in fences { details.confirmed[fence.id] = try await isConfirmed(fence) }
+                case .plan(var plan):
+                    let found = try await catalog.missing(plan.pieces.map(\.name), of: incarnation)
+                    if found.isSubset(of: absent) {
+                        plan.spans = plan.spans.isEmpty ? windows : plan.spans
+                        return plan
+                    }
+                    // A tail may have been replaced by its closed piece since it was listed.
+                    absent.formUnion(found)
+                    if found.contains(where: { $0.part != nil }) {
+                        view.pieces.removeAll { $0.name.part != nil }
+                        cursor = LogCursor(
+                            catalog: catalog, incarnation: incarnation, path: path, from: base.firstPiece)
+                        view.pieces = []
+                        view.isComplete = false
+                        try await extend(&view, by: &cursor, enough: Enough(rule, of: kind))
+                    }
+                }
+            } catch let refusal as PlanRefusal {
+                guard refusal.kind == .beyondWatermark, !view.isComplete else { throw refusal }
+                try await extend(&view, by: &cursor, enough: Enough(more: view.pieces.count + Chapter.maximumPieces))
+            }
+        }
+    }
+
+    /// When a view holds as much of the log as a rule can need.
+    private struct Enough {
+        let rule: CutRule?
+        let pieces: Int
+        let isOneStream: Bool
+        private var fences = 0
+
+        init(_ rule: CutRule, of kind: any ComponentKind) {
+            self.rule = rule
+            pieces = 0
+            isOneStream = !kind.streamsMayBeginEmpty
+        }
+
+        init(more pieces: Int) {
+            rule = nil
+            self.pieces = pieces
+            isOneStream = false
+        }
+
+        /// Whether nothing has to be read behind `piece`.
+        mutating func after(_ piece: PieceSummary, _ count: Int) -> Bool {
+            switch rule {
+            case nil: return count >= pieces
+            case .latest?: return false
+            case .time(let time, _)?:
+                guard let times = piece.times else { return false }
+                // Of many streams a later piece may hold what was committed a moment earlier.
+                return times.lowerBound > (isOneStream ? time : time.adding(nanoseconds: PlanLoader.margin))
+            case .position(let position, _)?: return piece.spans.first.map { $0.end > position } ?? false
+            case .anchored(let cut, _)?:
+                for fence in piece.fences where cut.knows(fence) && !cut.isAfter(fence) { fences += 1 }
+                guard fences < 8 else { return true }
+                let offset = piece.fences.last?.offset.lowerBound ?? 0
+                return piece.times.map { $0.lowerBound.adding(nanoseconds: offset) > cut.time.adding(nanoseconds: PlanLoader.margin) } ?? false
+            }
+        }
+    }
+
+    private func extend(_ view: inout LogView, by cursor: inout LogCursor, enough: Enough?) async throws {
+        var enough = enough
+        while let piece = try await cursor.next() {
+            if view.pieces.count % 1024 == 0 { try Task.checkCancellation() }
+            // A closed piece replaces its tails, also when they have not been removed yet.
+            if piece.name.part != nil {
+                if let last = view.pieces.last?.name, last.part == nil, last.name == piece.name.name, last.branch == piece.name.branch { continue }
+            } else {
+                while let last = view.pieces.last?.name, last.part != nil, last.name == piece.name.name, last.branch == piece.name.branch { view.pieces.removeLast() }
+            }
+            view.pieces.append(piece)
+            if enough?.after(piece, view.pieces.count) ?? false { return }
+        }
+        view.isComplete = true
+    }
+
+    // MARK: Looking things up
+
+    func kind(of incarnation: IncarnationRecord) throws -> any ComponentKind {
         guard let kind = kinds.first(where: { $0.kind == incarnation.kind }) else {
             throw ArchiveError(
                 .sourceUnsupported, "'\(incarnation.source)' is of the kind '\(incarnation.kind)', which this tidemark does not know.",
                 remedy: "Use the tidemark that archived it.")
         }
-        let first = base.flatMap { base in base.firstPiece.map { PieceName(branch: base.branch, name: $0) } }
-        return LogView(
-            source: incarnation.source, incarnation: incarnation, pieces: try await catalog.indexedPieces(of: incarnation, from: first), branches: try await catalog.branches(of: incarnation),
-            gaps: try await catalog.gaps(of: incarnation), watermark: try await catalog.watermark(of: incarnation),
-            streamsMayBeginEmpty: kind.streamsMayBeginEmpty, firstOffset: kind.firstOffset, describe: { kind.describe(offset: $0) })
+        return kind
     }
 
-    private func refused(
-        _ source: String, _ target: RecoveryTarget, _ refusals: [PlanRefusal], _ withoutBase: [String]
-    ) -> ArchiveError {
-        let wanted = if case .time(let time) = target { "\(time)" } else { "the latest time" }
-        guard let refusal = refusals.first(where: { $0.kind != .beforeBase }) ?? refusals.last else {
+    /// - Throws: `.targetUnreachable` when the archive has no such source.
+    public func incarnations(of source: String) async throws -> [IncarnationRecord] {
+        let incarnations = try await catalog.incarnations(of: source)
+        guard incarnations.isEmpty else { return incarnations }
+        let known = try await catalog.sources()
+        throw ArchiveError(
+            .targetUnreachable, "The archive has no source '\(source)'.",
+            remedy: known.isEmpty ? "Start `tidemark agent` first." : "It has: \(known.joined(separator: ", ")).")
+    }
+
+    /// Whether the anchor's archived log has the fence's marker.
+    private func isConfirmed(_ fence: FenceRecord) async throws -> Bool {
+        for incarnation in try await catalog.incarnations(of: fence.anchor) where incarnation.identity == fence.anchorIdentity {
+            guard let name = try kind(of: incarnation).pieceName(endingAt: fence.position, branch: fence.branch, of: incarnation) else { continue }
+            for index in try await catalog.indexes(ofPiecesNamed: name, of: incarnation)
+            where index.events.contains(where: { $0.kind == .fence && $0.subject == fence.id }) { return true }
+        }
+        return false
+    }
+
+    /// The time at which a base was begun, from its id.
+    private func begun(_ id: String) -> Moment? {
+        let digits = id.prefix(16)
+        guard digits.utf8.count == 16 else { return nil }
+        let d = Array(digits)
+        func part(_ range: Range<Int>) -> String { String(d[range]) }
+        return Moment("\(part(0..<4))-\(part(4..<6))-\(part(6..<8))T\(part(9..<11)):\(part(11..<13)):\(part(13..<15))Z")
+    }
+}
+
+/// Why no base served, collected from one base after the other.
+private struct Refusals {
+    let source: String
+    let rule: CutRule
+    var earliest: Moment?
+    private var latest: Moment?
+    private var first: PlanRefusal?
+
+    init(source: String, rule: CutRule) {
+        self.source = source
+        self.rule = rule
+    }
+
+    /// Bases that were begun later cannot serve.
+    var limit: Moment? {
+        switch rule {
+        case .time(let time, _): time
+        case .anchored(let cut, _): cut.time.adding(nanoseconds: PlanLoader.margin)
+        case .position, .latest: nil
+        }
+    }
+
+    mutating func add(_ refusal: PlanRefusal) {
+        // That a newer base lies behind the target is nothing to tell when another reason follows.
+        if first == nil || first?.kind == .beforeBase { first = refusal }
+        if let time = refusal.earliest { earliest = min(time, earliest ?? time) }
+        if let time = refusal.latest { latest = max(time, latest ?? time) }
+    }
+
+    func error(at sources: [String]) -> ArchiveError {
+        let target: Moment? =
+            switch rule {
+            case .time(let time, _): time
+            case .anchored(let cut, _): cut.time
+            case .position, .latest: nil
+            }
+        guard let refusal = first else {
             return ArchiveError(
-                .targetUnreachable, "'\(source)' cannot be restored: the archive has no complete base of it.",
-                remedy: "Take one with `tidemark backup --source \(source)`.")
+                .targetUnreachable,
+                earliest == nil
+                    ? "'\(source)' cannot be restored: the archive has no complete base of it."
+                    : "'\(source)' cannot be restored to \(target.map { "\($0)" } ?? "that target"): it lies before the first base.",
+                remedy: earliest.map { "The nearest later time is \($0)." } ?? "Take one with `tidemark backup --source \(source)`.")
         }
-        let earliest = refusals.compactMap(\.earliest).min()
-        let latest = refusals.compactMap(\.latest).max()
         var remedy: [String] = []
-        if case .time(let time) = target {
-            if let latest, latest < time { remedy.append("The nearest earlier time is \(latest).") }
-            if let earliest, earliest > time { remedy.append("The nearest later time is \(earliest).") }
-        }
+        if let latest, target.map({ latest < $0 }) ?? true { remedy.append("The nearest earlier time is \(latest).") }
+        if let earliest, target.map({ earliest > $0 }) ?? true { remedy.append("The nearest later time is \(earliest).") }
         return ArchiveError(
-            .targetUnreachable, "'\(source)' cannot be restored to \(wanted): \(refusal.reason).",
+            .targetUnreachable, "'\(source)' cannot be restored to \(target.map { "\($0)" } ?? "that target"): \(refusal.reason).",
             remedy: remedy.isEmpty ? "`tidemark window` lists what can be reached." : remedy.joined(separator: " "))
     }
 }

@@ -14,9 +14,12 @@ public struct RestoreOrder: Sendable {
     public var bindir: String?
     public var fetchCommand: String
     public var mappings: [String: String]
+    /// Only this item, such as a repository's path, and what it needs; `nil`: everything.
+    public var only: String?
 
     public init(
-        plan: SourcePlan, directory: String, recover: RecoveryMode, bindir: String?, fetchCommand: String, mappings: [String: String]
+        plan: SourcePlan, directory: String, recover: RecoveryMode, bindir: String?, fetchCommand: String, mappings: [String: String],
+        only: String? = nil
     ) {
         self.plan = plan
         self.directory = directory
@@ -24,6 +27,7 @@ public struct RestoreOrder: Sendable {
         self.bindir = bindir
         self.fetchCommand = fetchCommand
         self.mappings = mappings
+        self.only = only
     }
 }
 
@@ -82,22 +86,31 @@ public struct RestoreRun: Sendable {
                 try Files.makeDirectory(parent, mode: 0o755)
                 try Files.makeDirectory(staging)
             }
-            let index = try await step("read the base's index") { try await catalog.treeIndex(of: plan.base, in: plan.incarnation) }
-            try await step("lay out the base") {
+            let log = ArchivedLog(
+                catalog: catalog, incarnation: plan.incarnation,
+                pieces: plan.pieces.map { ArchivedPiece(name: $0.name, storedLength: $0.storedLength) }, branches: plan.branches)
+            var index = try await step("read the base's index") { try await catalog.treeIndex(of: plan.base, in: plan.incarnation) }
+            var cuts = plan.cuts
+            var only: Set<String>?
+            if let item = order.only {
+                let part = try await step("find what '\(item)' needs") { [index] in
+                    try await PartSelection(catalog: catalog, plan: plan, index: index, log: log).select(item, for: target)
+                }
+                (index, cuts, only) = (part.index, part.cuts, part.paths)
+            }
+            try await step("lay out the base") { [index] in
                 try await TreeExtractor(
                     catalog: catalog, incarnation: plan.incarnation, base: plan.base, index: index, directory: staging, progress: progress
                 ).run()
             }
-            let log = ArchivedLog(
-                catalog: catalog, incarnation: plan.incarnation,
-                pieces: plan.pieces.map { ArchivedPiece(name: $0.name, index: $0.index) }, branches: plan.branches)
-            let outcome = try await step("replay the log") {
+            let outcome = try await step("replay the log") { [cuts, only] in
                 try await target.replay(
                     RestoreJob(
-                        incarnation: plan.incarnation, base: plan.base, spans: plan.spans, cuts: plan.cuts, log: log,
+                        incarnation: plan.incarnation, base: plan.base, spans: plan.spans, cuts: cuts, log: log,
                         directory: staging, finalDirectory: final, recover: order.recover, bindir: order.bindir,
-                        fetchCommand: order.fetchCommand, mappings: order.mappings, progress: progress))
+                        fetchCommand: order.fetchCommand, mappings: order.mappings, only: only, progress: progress))
             }
+            try await checkItem(order, target, in: staging)
             try await step("make it durable") {
                 try await blocking {
                     try Files.syncFileSystem(of: staging)
@@ -118,17 +131,40 @@ public struct RestoreRun: Sendable {
     }
 }
 
+extension RestoreRun {
+    /// - Throws: `.targetUnreachable` when the one item that was wanted did not exist at the cut.
+    private func checkItem(_ order: RestoreOrder, _ target: any RestoreTarget, in directory: String) async throws {
+        guard let item = order.only, let partial = target as? any PartialRestoreTarget else { return }
+        guard try await blocking({ try partial.isPresent(item, in: directory) }) else {
+            throw ArchiveError(
+                .targetUnreachable, "'\(item)' of '\(order.plan.source)' did not exist at the target.",
+                remedy: "`tidemark log --repository \(item)` shows when it was created and deleted.")
+        }
+    }
+}
+
 /// Reads the pieces of a plan.
-struct ArchivedLog: LogReader {
+public struct ArchivedLog: LogReader {
     let catalog: Catalog
     let incarnation: IncarnationRecord
-    let pieces: [ArchivedPiece]
-    let branches: [BranchRecord]
+    public let pieces: [ArchivedPiece]
+    public let branches: [BranchRecord]
 
-    func read(_ piece: ArchivedPiece, frames: [Int]?) async throws -> [[UInt8]] {
-        do { return try await catalog.read(piece.name, index: piece.index, frames: frames, of: incarnation) } catch let error as ArchiveError
-            where error.code == .objectMissing
-        {
+    public init(catalog: Catalog, incarnation: IncarnationRecord, pieces: [ArchivedPiece], branches: [BranchRecord]) {
+        self.catalog = catalog
+        self.incarnation = incarnation
+        self.pieces = pieces
+        self.branches = branches
+    }
+
+    public func index(of piece: ArchivedPiece) async throws -> PieceIndex { try await catalog.index(of: piece.name, of: incarnation) }
+
+    public func read(_ piece: ArchivedPiece, index: PieceIndex?, frames: [Int]?) async throws -> [[UInt8]] {
+        do {
+            let known: PieceIndex
+            if let index { known = index } else { known = try await self.index(of: piece) }
+            return try await catalog.read(piece.name, index: known, frames: frames, of: incarnation)
+        } catch let error as ArchiveError where error.code == .objectMissing {
             // An agent at work removes a tail when its piece is closed, which then holds the same bytes.
             guard let part = piece.name.part else { throw error }
             let closed = PieceName(branch: piece.name.branch, name: piece.name.name, suffix: piece.name.suffix)

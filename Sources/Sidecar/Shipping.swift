@@ -22,6 +22,7 @@ public actor Shipping {
     private var incarnation: IncarnationRecord?
     private var ledger = DurabilityLedger()
     private var checkpoint = Checkpoint()
+    private var chapters = ChapterKeeper()
     /// Sequences of the last piece given out, and of the last one that counts as archived.
     private var given: UInt64 = 0
     private var committed: UInt64 = 0
@@ -68,6 +69,7 @@ public actor Shipping {
             let (state, checkpoint) = try await catalog.resume(incarnation, cleaning: true)
             self.incarnation = incarnation
             self.checkpoint = checkpoint
+            chapters = try await catalog.resumeChapters(of: incarnation)
             ledger = DurabilityLedger()
             pendingWatermark = nil
             given = 0
@@ -145,6 +147,7 @@ public actor Shipping {
             try await catalog.storeIndex(piece.name, piece.index, of: incarnation)
             for name in superseded.removeValue(forKey: piece.sequence) ?? [] { try await catalog.remove(name, of: incarnation) }
             checkpoint.add(piece.name, piece.index)
+            for chapter in chapters.add(PieceSummary(piece.name, piece.index)) { try await catalog.record(chapter, of: incarnation) }
             committed = piece.sequence
             await log.acknowledge(through: piece.sequence)
             try await advanceWatermark()
@@ -158,7 +161,7 @@ public actor Shipping {
         guard watermark.map({ $0 < pending.time }) ?? true else { return }
         let old = watermark
         watermark = pending.time
-        try await catalog.advanceWatermark(to: pending.time, replacing: old, of: current())
+        try await catalog.advanceWatermark(to: pending.time, replacing: old, totals: checkpoint.totals, of: current())
     }
 
     private func adopt(_ identity: SourceIdentity, because reason: String?) async throws -> IncarnationRecord {

@@ -170,11 +170,12 @@ public protocol SnapshotSource: Sendable {
 /// A piece of log as a restore meets it.
 public struct ArchivedPiece: Sendable {
     public var name: PieceName
-    public var index: PieceIndex
+    /// Bytes of the stored object.
+    public var storedLength: UInt64
 
-    public init(name: PieceName, index: PieceIndex) {
+    public init(name: PieceName, storedLength: UInt64) {
         self.name = name
-        self.index = index
+        self.storedLength = storedLength
     }
 }
 
@@ -183,8 +184,11 @@ public protocol LogReader: Sendable {
     /// The pieces that the plan needs, in log order. For each branch, closed pieces before the tails that follow them.
     var pieces: [ArchivedPiece] { get }
     var branches: [BranchRecord] { get }
+    func index(of piece: ArchivedPiece) async throws -> PieceIndex
     /// The frames of `piece`, decompressed; all of them when `frames` is `nil`.
-    func read(_ piece: ArchivedPiece, frames: [Int]?) async throws -> [[UInt8]]
+    ///
+    /// - Parameter index: the piece's, where it was read before.
+    func read(_ piece: ArchivedPiece, index: PieceIndex?, frames: [Int]?) async throws -> [[UInt8]]
 }
 
 public enum RecoveryMode: String, Sendable, CaseIterable { case none, promote }
@@ -206,12 +210,14 @@ public struct RestoreJob: Sendable {
     public var fetchCommand: String
     /// `OLD=NEW` directories outside of the restored one.
     public var mappings: [String: String]
+    /// Only records about these subjects are replayed; `nil`: all.
+    public var only: Set<String>?
     public var progress: @Sendable (String, _ done: UInt64, _ total: UInt64?) -> Void
 
     public init(
         incarnation: IncarnationRecord, base: BaseRecord, spans: [LogSpan], cuts: [StreamCut], log: any LogReader,
         directory: String, finalDirectory: String, recover: RecoveryMode, bindir: String?, fetchCommand: String,
-        mappings: [String: String], progress: @escaping @Sendable (String, UInt64, UInt64?) -> Void
+        mappings: [String: String], only: Set<String>? = nil, progress: @escaping @Sendable (String, UInt64, UInt64?) -> Void
     ) {
         self.incarnation = incarnation
         self.base = base
@@ -224,6 +230,7 @@ public struct RestoreJob: Sendable {
         self.bindir = bindir
         self.fetchCommand = fetchCommand
         self.mappings = mappings
+        self.only = only
         self.progress = progress
     }
 }
@@ -245,6 +252,21 @@ public protocol RestoreTarget: Sendable {
     func prepare(base: BaseRecord, recover: RecoveryMode, bindir: String?) async throws
     /// Paths of the base that the restore leaves out or puts elsewhere are the target's business: it works on `job.directory`.
     func replay(_ job: RestoreJob) async throws -> RestoreOutcome
+}
+
+/// A target that can bring back one item of a source alone, such as one repository.
+public protocol PartialRestoreTarget: RestoreTarget {
+    /// What else has to be restored so that `paths` are whole, such as a repository's object pool.
+    ///
+    /// - Parameters:
+    ///   - paths: below the restored directory; also the subjects of their records.
+    ///   - content: reads a file of the base; `nil` when the base has no such file.
+    /// - Returns: paths, those given among them.
+    func companions(
+        of paths: Set<String>, cuts: [StreamCut], spans: [LogSpan], log: any LogReader, content: (String) async throws -> [UInt8]?
+    ) async throws -> Set<String>
+    /// Whether the item is there after the restore.
+    func isPresent(_ path: String, in directory: String) throws -> Bool
 }
 
 /// A finding of `tidemark check`.
@@ -283,4 +305,8 @@ public protocol ComponentKind: Sendable {
     var streamsMayBeginEmpty: Bool { get }
     /// The offset of such a stream's first record.
     var firstOffset: UInt64 { get }
+    /// Whether other sources' fences can be written into its log, and its commit times are the time of a restore.
+    var carriesFences: Bool { get }
+    /// The name of the piece that a record ending just before `offset` belongs to, where names follow from positions.
+    func pieceName(endingAt offset: UInt64, branch: UInt32, of incarnation: IncarnationRecord) -> PieceName?
 }

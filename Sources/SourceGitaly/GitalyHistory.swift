@@ -12,8 +12,6 @@ extension GitalyRestoreTarget: RepositoryRestore {
 struct GitalyHistory: RepositoryHistory {
     let place: RestoredPlace
 
-    private func index(of piece: ArchivedPiece) async throws -> PieceIndex { piece.index }
-
     /// The first entry of each partition that was not applied. Partitions without one were not restored: all of their entries follow.
     private var firstAfter: [String: UInt64] {
         let ends = Dictionary(place.spans.map { ($0.stream, $0.end) }, uniquingKeysWith: { a, _ in a })
@@ -30,7 +28,7 @@ struct GitalyHistory: RepositoryHistory {
         let firstAfter = firstAfter
         for piece in place.log.pieces {
             try Task.checkCancellation()
-            let index = try await index(of: piece)
+            let index = try await place.log.index(of: piece)
             for event in index.events where event.kind == .commit {
                 guard let wanted = objects[event.subject] else { continue }
                 let isAfter = event.start >= firstAfter[index.spans[event.span].stream] ?? 1
@@ -81,7 +79,7 @@ struct GitalyHistory: RepositoryHistory {
         var after: [String: String] = [:]
         for piece in place.log.pieces {
             try Task.checkCancellation()
-            let index = try await index(of: piece)
+            let index = try await place.log.index(of: piece)
             for event in index.events where repositories.contains(event.subject) {
                 let stream = index.spans[event.span].stream
                 if event.start < firstAfter[stream] ?? 1 { before[event.subject] = stream } else if after[event.subject] == nil {
@@ -98,7 +96,7 @@ struct GitalyHistory: RepositoryHistory {
         var result: [String: [Following]] = [:]
         for piece in place.log.pieces {
             try Task.checkCancellation()
-            let index = try await index(of: piece)
+            let index = try await place.log.index(of: piece)
             for (i, event) in index.events.enumerated() {
                 let stream = index.spans[event.span].stream
                 guard partitions.contains(stream), let frame = event.frame, event.time <= limit.latest else { continue }
@@ -126,7 +124,7 @@ struct GitalyHistory: RepositoryHistory {
                 end = .deletion
                 break
             }
-            let content = try EntryFrame.decode(try await place.log.read(entry.piece, frames: Array(entry.frames)))
+            let content = try EntryFrame.decode(try await place.log.read(entry.piece, index: nil, frames: Array(entry.frames)))
             for (repository, ids) in left {
                 let brought = EntryObjects.brought(by: content, to: repository, of: ids)
                 guard !brought.isEmpty else { continue }
@@ -149,7 +147,7 @@ struct GitalyHistory: RepositoryHistory {
         do {
             // Once begun it is carried through, whoever interrupts: the report must say what was done.
             for entry in following[..<count] {
-                let content = try EntryFrame.decode(try await place.log.read(entry.piece, frames: Array(entry.frames)))
+                let content = try EntryFrame.decode(try await place.log.read(entry.piece, index: nil, frames: Array(entry.frames)))
                 guard content.partition == partition, content.lsn == entry.event.start else {
                     throw ArchiveError(
                         .objectDamaged, "The pack \(entry.piece.name) holds another entry than its index says: \(content.partition)/\(content.lsn).")

@@ -91,4 +91,12 @@ public struct PostgresKind: ComponentKind {
     public func describe(offset: UInt64) -> String { LSN(rawValue: offset).description }
     public let streamsMayBeginEmpty = false
     public let firstOffset: UInt64 = 0
+    public let carriesFences = true
+
+    public func pieceName(endingAt offset: UInt64, branch: UInt32, of incarnation: IncarnationRecord) -> PieceName? {
+        guard offset > 0, let size = incarnation.facts["segment-size"].flatMap(UInt64.init).flatMap(SegmentSize.init(bytes:)),
+            let timeline = TimelineID(rawValue: branch)
+        else { return nil }
+        return PieceName(branch: branch, name: SegmentName(timeline: timeline, containing: LSN(rawValue: offset - 1), size: size).description)
+    }
 }

@@ -23,6 +23,8 @@ public protocol ObjectStore: Sendable {
     func get(_ key: ObjectKey, range: Range<UInt64>?) async throws -> [UInt8]
     /// One page of objects whose keys begin with `prefix` and come after `key`, ascending by bytes; fewer than `limit` only at the end.
     func list(prefix: String, after key: String?, limit: Int) async throws -> [ObjectInfo]
+    /// The names of the folders right below `prefix`, which ends in `/`: the next part of every key that goes on behind it; ascending.
+    func folders(below prefix: String) async throws -> [String]
     /// Removes an object; removing one that is not there succeeds.
     func remove(_ key: ObjectKey) async throws
     /// What people call this place; never with a secret in it.

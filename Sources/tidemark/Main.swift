@@ -10,7 +10,7 @@ struct Main {
     ]
 
     static func main() async {
-        Signals.block()
+        Signals.ignorePipes()
         exit(await run(Array(CommandLine.arguments.dropFirst())))
     }
 

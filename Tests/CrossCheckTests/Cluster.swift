@@ -70,7 +70,8 @@ final class Cluster: Sendable {
 struct EmptyLog: LogReader {
     let pieces: [ArchivedPiece] = []
     let branches: [BranchRecord] = []
-    func read(_ piece: ArchivedPiece, frames: [Int]?) async throws -> [[UInt8]] { [] }
+    func index(of piece: ArchivedPiece) async throws -> PieceIndex { throw ArchiveError(.objectMissing, "There is no piece '\(piece.name)'.") }
+    func read(_ piece: ArchivedPiece, index: PieceIndex?, frames: [Int]?) async throws -> [[UInt8]] { [] }
 }
 
 /// What an archive would say, written down.

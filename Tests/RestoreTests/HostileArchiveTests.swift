@@ -89,7 +89,7 @@ struct HostileArchiveTests {
                 events: [LogEvent(span: 0, start: 1, end: 2, time: Moment(rawValue: 3), kind: .commit, frame: 0)], sequence: 1)
             try await catalog.store(try PiecePacker.pack(piece), of: incarnation)
         }
-        try await catalog.advanceWatermark(to: Moment(rawValue: 10), replacing: nil, of: incarnation)
+        try await catalog.advanceWatermark(to: Moment(rawValue: 10), replacing: nil, totals: LogTotals(), of: incarnation)
         return catalog
     }
 

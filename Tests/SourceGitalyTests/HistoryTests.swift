@@ -27,18 +27,16 @@ private struct RecordedLog: LogReader {
         if !builder.isEmpty { packs.append(builder.piece(number: UInt64(packs.count))) }
     }
 
-    var pieces: [ArchivedPiece] {
-        packs.map { pack in
-            ArchivedPiece(
-                name: pack.name,
-                index: PieceIndex(
-                    spans: pack.spans, events: pack.events,
-                    frames: pack.frames.map { LogFrame(offset: 0, length: UInt64($0.count), rawLength: UInt64($0.count), sha256: []) }, storedLength: 0,
-                    storedSHA256: []))
-        }
+    var pieces: [ArchivedPiece] { packs.map { ArchivedPiece(name: $0.name, storedLength: 0) } }
+
+    func index(of piece: ArchivedPiece) async throws -> PieceIndex {
+        let pack = try #require(packs.first { $0.name == piece.name })
+        return PieceIndex(
+            spans: pack.spans, events: pack.events,
+            frames: pack.frames.map { LogFrame(offset: 0, length: UInt64($0.count), rawLength: UInt64($0.count), sha256: []) }, storedLength: 0, storedSHA256: [])
     }
 
-    func read(_ piece: ArchivedPiece, frames: [Int]?) async throws -> [[UInt8]] {
+    func read(_ piece: ArchivedPiece, index: PieceIndex?, frames: [Int]?) async throws -> [[UInt8]] {
         let pack = try #require(packs.first { $0.name == piece.name })
         return (frames ?? Array(pack.frames.indices)).map { pack.frames[$0] }
     }

@@ -79,6 +79,15 @@ struct ObjectStoreConformance {
         try await store.remove(ObjectKey(known: "b/10"))
         #expect(try await store.listAll(prefix: "b/1").map(\.key.path) == ["b/1"])
     }
+
+    @Test("names the folders below a prefix", arguments: StoreUnderTest.allCases)
+    func folders(_ kind: StoreUnderTest) async throws {
+        let store = kind.make(in: directory)
+        for key in ["a/2/x", "a/10/x", "a/10/y", "a/file", "a/3/deep/x", "b/9/x"] { try await store.put([1], at: ObjectKey(known: key)) }
+        #expect(try await store.folders(below: "a/") == ["10", "2", "3"])
+        #expect(try await store.folders(below: "a/3/") == ["deep"])
+        #expect(try await store.folders(below: "nothing/") == [])
+    }
 }
 
 @Suite("The archive in a directory")

@@ -150,7 +150,10 @@ struct Recovery: Sendable {
     }
 
     private func failure(_ what: String) -> ArchiveError {
-        let lines = serverLog().split(separator: "\n").suffix(6).joined(separator: " | ")
+        let log = serverLog().split(separator: "\n")
+        // What follows the reason is of less use than what came before it.
+        let end = log.lastIndex { $0.contains("FATAL:") || $0.contains("PANIC:") }.map { $0 + 1 } ?? log.count
+        let lines = log[..<end].suffix(6).joined(separator: " | ")
         return ArchiveError(
             .recoveryFailed, "\(what). PostgreSQL's last words: \(lines)",
             remedy: "Nothing was left behind. If the log names a setting, restore with --recover none and start it by hand.")

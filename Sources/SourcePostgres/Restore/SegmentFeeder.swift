@@ -85,7 +85,7 @@ final class SegmentFeeder: Sendable {
 
     /// A whole file of the log: a closed segment, or its tails one after the other and zeros.
     func content(_ pieces: [ArchivedPiece]) async throws -> [UInt8] {
-        if let closed = pieces.first(where: { $0.name.part == nil }) { return try await job.log.read(closed, frames: nil).flatMap { $0 } }
+        if let closed = pieces.first(where: { $0.name.part == nil }) { return try await job.log.read(closed, index: nil, frames: nil).flatMap { $0 } }
         var content: [UInt8] = []
         content.reserveCapacity(Int(segmentSize))
         guard let first = pieces.first?.name.part?.lowerBound else { return [] }
@@ -96,7 +96,7 @@ final class SegmentFeeder: Sendable {
                     .archiveGap, "The tails of '\(tail.name.name)' have a hole at \(LSN(rawValue: start + UInt64(content.count))).",
                     remedy: "Restore to a time before it; `tidemark window` lists what can be reached.")
             }
-            let bytes = try await job.log.read(tail, frames: nil).flatMap { $0 }
+            let bytes = try await job.log.read(tail, index: nil, frames: nil).flatMap { $0 }
             let known = Int(start + UInt64(content.count) - part.lowerBound)
             if known < bytes.count { content += bytes[known...] }
         }
@@ -106,9 +106,7 @@ final class SegmentFeeder: Sendable {
     /// The segments from the base's start to its end, for a directory that is only prepared.
     func writeBaseLog(from start: UInt64, to end: UInt64, into folder: String) async throws {
         for file in files {
-            guard let first = file.pieces.first?.index.spans.first else { continue }
-            let segment = first.start / segmentSize * segmentSize
-            guard segment < end, segment + segmentSize > start else { continue }
+            guard let segment = SegmentSize(bytes: segmentSize).flatMap({ SegmentName(file.name, size: $0) })?.start.rawValue, segment < end, segment + segmentSize > start else { continue }
             let bytes = try await content(file.pieces)
             let (owner, path) = (owner, "\(folder)/\(file.name)")
             try await blocking {

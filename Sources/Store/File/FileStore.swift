@@ -55,6 +55,18 @@ public final class FileStore: ObjectStore {
         }
     }
 
+    public func folders(below prefix: String) async throws -> [String] {
+        try await blocking {
+            let path = "\(self.root)/\(prefix.dropLast())"
+            guard Files.exists(path) else { return [] }
+            // A folder that lost its last object does not count.
+            return try Files.names(in: path).filter { name in
+                guard let status = try Files.status("\(path)/\(name)"), status.st_mode & S_IFMT == S_IFDIR else { return false }
+                return try !Files.rawNames(in: "\(path)/\(name)").isEmpty
+            }
+        }
+    }
+
     public func remove(_ key: ObjectKey) async throws {
         try await blocking {
             let path = "\(self.root)/\(key.path)"

@@ -28,5 +28,13 @@ public actor MemoryStore: ObjectStore {
         return keys.sorted().prefix(limit).map { ObjectInfo(key: $0, size: UInt64(objects[$0.path]?.count ?? 0)) }
     }
 
+    public func folders(below prefix: String) -> [String] {
+        let names = objects.keys.filter { $0.hasPrefix(prefix) }.compactMap { key -> String? in
+            let rest = key.dropFirst(prefix.count)
+            return rest.firstIndex(of: "/").map { String(rest[..<$0]) }
+        }
+        return Set(names).sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }
+    }
+
     public func remove(_ key: ObjectKey) { objects[key.path] = nil }
 }

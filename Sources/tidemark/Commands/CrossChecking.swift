@@ -59,13 +59,13 @@ struct CrossChecking: Sendable {
         _ parts: [Part], recover: RecoveryMode, bindir: String?, target: Moment?, catalog: Catalog, progress: @escaping @Sendable (String, UInt64, UInt64?) -> Void
     ) async throws -> [CrossCheckReport] {
         guard isOn else { return [] }
-        let loader = PlanLoader(catalog: catalog)
+        let loader = PlanLoader(catalog: catalog, kinds: Registry.kinds)
         var storages: [CrossCheck.Storage] = []
         var databases: [(part: Part, restore: any QueryableRestore)] = []
         for part in parts {
             let restore = try Registry.kind(part.plan.incarnation.kind).restoreTarget
             if let repositories = restore as? any RepositoryRestore {
-                let log = try await loader.wholeLog(of: part.plan, kinds: Registry.kinds)
+                let log = try await loader.wholeLog(of: part.plan)
                 let history = repositories.history(of: place(part, log: log, bindir: bindir))
                 let called = names.filter { $0.source == part.name }.map(\.rows)
                 for name in called.isEmpty ? [part.name] : called {
@@ -120,5 +120,6 @@ struct CrossChecking: Sendable {
 private struct NoLog: LogReader {
     let pieces: [ArchivedPiece] = []
     let branches: [BranchRecord] = []
-    func read(_ piece: ArchivedPiece, frames: [Int]?) async throws -> [[UInt8]] { [] }
+    func index(of piece: ArchivedPiece) async throws -> PieceIndex { throw ArchiveError(.objectMissing, "There is no piece '\(piece.name)'.") }
+    func read(_ piece: ArchivedPiece, index: PieceIndex?, frames: [Int]?) async throws -> [[UInt8]] { [] }
 }

@@ -41,15 +41,7 @@ let listCommand = Command(
                         completed: "\(base.completed)", files: base.files, bytes: base.bytes,
                         stored: base.parts.reduce(0) { $0 + $1.storedLength }, warnings: base.warnings))
             }
-            let view = try await PlanLoader(catalog: catalog).view(of: incarnation, from: nil, kinds: Registry.kinds)
-            let commits = view.pieces.flatMap { $0.index.events }.filter { $0.kind == .commit }
-            result.logs.append(
-                .init(
-                    source: source, kind: incarnation.kind, incarnation: incarnation.id, pieces: view.pieces.count,
-                    stored: view.pieces.reduce(0) { $0 + $1.index.storedLength }, first: view.pieces.first?.name.name,
-                    last: view.pieces.last?.name.name, records: commits.count, firstTime: commits.map(\.time).min().map { "\($0)" },
-                    lastTime: commits.map(\.time).max().map { "\($0)" }, watermark: view.reachable.map { "\($0)" },
-                    gaps: view.gaps.map { "stream \($0.stream), \($0.start) to \($0.end): \($0.cause)" }))
+            result.logs.append(try await log(of: incarnation, in: catalog))
         }
     }
     if arguments.has("json") {
@@ -79,6 +71,31 @@ let listCommand = Command(
     return 0
 }
 
+private func log(of incarnation: IncarnationRecord, in catalog: Catalog) async throws -> ListResult.Log {
+    var log = ListResult.Log(
+        source: incarnation.source, kind: incarnation.kind, incarnation: incarnation.id, pieces: 0, stored: 0, first: nil, last: nil, records: 0,
+        firstTime: nil, lastTime: nil, watermark: nil,
+        gaps: try await catalog.gaps(of: incarnation).map { "stream \($0.stream), \($0.start) to \($0.end): \($0.cause)" })
+    var times: ClosedRange<Moment>?
+    // Every branch by itself: none of them is a detour here.
+    for branch in try await catalog.archivedBranches(of: incarnation) {
+        guard let path = BranchPath(from: branch, to: branch, by: []) else { continue }
+        var cursor = LogCursor(catalog: catalog, incarnation: incarnation, path: path, from: nil)
+        while let piece = try await cursor.next() {
+            log.pieces += 1
+            log.stored += piece.storedLength
+            log.records += Int(clamping: piece.totals.commits)
+            log.first = log.first ?? piece.name.name
+            log.last = piece.name.name
+            if let some = piece.times { times = times.map { min($0.lowerBound, some.lowerBound)...max($0.upperBound, some.upperBound) } ?? some }
+        }
+    }
+    log.firstTime = times.map { "\($0.lowerBound)" }
+    log.lastTime = times.map { "\($0.upperBound)" }
+    log.watermark = try await catalog.watermark(of: incarnation).map { "\($0)" }
+    return log
+}
+
 struct WindowResult: Encodable {
     struct Interval: Encodable { var from, to: String }
     struct Source: Encodable {
@@ -100,8 +117,11 @@ let windowCommand = Command(
     let wanted = arguments.all("source")
     var ranges: [(name: String, ranges: [ClosedRange<Moment>], watermark: Moment?, gaps: [GapRecord])] = []
     for source in try await catalog.sources() where wanted.isEmpty || wanted.contains(source) {
-        let window = try await PlanLoader(catalog: catalog).window(of: source, kinds: Registry.kinds)
-        ranges.append((source, window.ranges, window.watermark, window.gaps))
+        let windows = try await PlanLoader(catalog: catalog, kinds: Registry.kinds).windows(of: source)
+        var gaps: [GapRecord] = []
+        for incarnation in try await catalog.incarnations(of: source) { gaps += try await catalog.gaps(of: incarnation) }
+        let newest = windows.filter(\.isNewest)
+        ranges.append((source, RecoveryWindow.union(newest.flatMap(\.ranges)), newest.compactMap(\.watermark).max(), gaps))
     }
     func intervals(_ ranges: [ClosedRange<Moment>]) -> [WindowResult.Interval] {
         ranges.map { .init(from: "\($0.lowerBound)", to: "\($0.upperBound)") }

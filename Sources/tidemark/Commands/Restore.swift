@@ -7,24 +7,9 @@ import Restore
 import Runtime
 import Source
 
-private let targetOptions = [
-    Option("to-time", "TIME", help: "Stop at this moment: RFC 3339 with an offset, -15m, or a local time with --zone."),
-    Option("zone", "ZONE", help: "The zone of a --to-time without an offset, such as Europe/Berlin."),
-    Option("latest", help: "Restore everything that is archived: for several sources, up to the newest time that all have."),
-]
-
-struct PlanReport: Encodable {
-    var source, base, incarnation: String
-    var time: String?
-    var cuts: [String: String]
-    var pieces, applied, left: Int
-    var bytes: UInt64
-    var lastApplied: String?
-}
-
 struct RestoreResult: Encodable {
     struct Part: Encodable {
-        var plan: PlanReport
+        var plan: PlanReport.Source
         var directory: String
         var steps: [String: Double]
         var facts: [String: String]
@@ -36,73 +21,61 @@ struct RestoreResult: Encodable {
     var crossChecks: [CrossCheckReport]
 }
 
-/// Reads `--to-time` or `--latest` and makes one plan for each source; nothing is moved.
-private func makePlans(
-    _ arguments: Arguments, sources: [String], catalog: Catalog
-) async throws -> (target: String, moment: Moment?, plans: [SourcePlan]) {
-    let loader = PlanLoader(catalog: catalog)
-    let target: RecoveryTarget
-    switch (arguments["to-time"], arguments.has("latest")) {
-    case (let text?, false): target = .time(try TargetTime.parse(text, zone: arguments["zone"]))
-    case (nil, true) where sources.count == 1: target = .latest
-    case (nil, true):
-        // One instant for all: the newest that every source is complete up to.
-        var newest: Moment?
-        for source in sources {
-            let window = try await loader.window(of: source, kinds: Registry.kinds)
-            guard let last = window.ranges.last?.upperBound else {
-                throw ArchiveError(
-                    .targetUnreachable, "'\(source)' cannot be restored to any time.",
-                    remedy: "`tidemark window` says why; take a base with `tidemark backup --source \(source)`.")
-            }
-            newest = min(newest ?? last, last)
-        }
-        guard let newest else { throw ArchiveError(.usage, "There is nothing to restore.") }
-        target = .time(newest)
-    case (nil, false): throw ArchiveError(.usage, "No target was given.", remedy: "Add --to-time TIME or --latest.")
-    case (_?, true): throw ArchiveError(.usage, "--to-time and --latest were both given.", remedy: "Give one of them.")
-    }
-    var plans: [SourcePlan] = []
-    for source in sources { plans.append(try await loader.plan(source: source, target: target, kinds: Registry.kinds)) }
-    guard case .time(let time) = target else { return ("the end of the archive", nil, plans) }
-    return (Output.time(time), time, plans)
+/// A plan for all sources, and how it is shown. Nothing is moved.
+private func makePlan(
+    _ arguments: Arguments, request: PlanRequest, sources: [String], catalog: Catalog
+) async throws -> (plan: JointPlan, report: PlanReport) {
+    let loader = PlanLoader(catalog: catalog, kinds: Registry.kinds)
+    let plan = try await loader.plan(request, sources: sources)
+    let target = TargetOptions.text(request)
+    let saved = arguments.has("save") ? try await loader.save(plan, target: target, at: now()) : nil
+    return (plan, try await report(plan, target: target, saved: saved, loader: loader))
 }
 
-private func report(_ plan: SourcePlan) throws -> PlanReport {
-    let kind = try Registry.kind(plan.incarnation.kind)
-    var cuts: [String: String] = [:]
-    for cut in plan.cuts { cuts[cut.stream] = kind.describe(offset: cut.through ?? cut.end) }
-    return PlanReport(
-        source: plan.source, base: plan.base.id, incarnation: plan.incarnation.id, time: plan.lastApplied.map { "\($0)" }, cuts: cuts,
-        pieces: plan.pieces.count, applied: plan.applied, left: plan.left, bytes: plan.bytes, lastApplied: plan.lastApplied.map { "\($0)" })
+private func report(_ plan: JointPlan, target: String, saved: String?, loader: PlanLoader) async throws -> PlanReport {
+    var lost: [String: [LogEvent]] = [:]
+    for part in plan.plans where part.left.map({ $0.drops + $0.created + $0.deleted > 0 }) ?? false { lost[part.source] = try await loader.aftermath(of: part) }
+    return try PlanReport(plan, target: target, saved: saved, lost: lost)
 }
 
-private func describe(_ plan: PlanReport) -> String {
-    let cut = plan.cuts.count == 1 ? "to \(plan.cuts.values.first ?? "")" : "in \(plan.cuts.count) partitions"
-    return "\(plan.source): base \(plan.base), \(plan.pieces) pieces of log (\(Output.bytes(plan.bytes)) in all), \(plan.applied) commits \(cut)"
-        + (plan.lastApplied.map { ", the last of \($0)" } ?? "") + "; \(plan.left) later ones are left out"
+private func show(_ report: PlanReport, _ moment: Moment?, _ put: (String) -> Void) {
+    put("target: \(report.target)")
+    if let moment { put("moment: \(Output.time(moment))") }
+    for source in report.sources { source.lines.forEach(put) }
+    for warning in report.warnings { put("warning: \(warning)") }
+    put("to read: \(Output.bytes(report.bytes)); about \(Int(report.estimatedSeconds.rounded(.up))) s on a machine like the one of the benchmarks")
 }
 
 let planCommand = Command(
-    "plan", "Show what a restore would do, without doing it.", options: Shared.place + targetOptions + [Shared.source],
-    example: "tidemark plan --to-time 2026-11-24T02:53:30Z"
+    "plan", "Show what a restore would do, without doing it.",
+    options: Shared.place + TargetOptions.all + [
+        Shared.source, Option("save", help: "Keep the plan in the archive, so that several nodes carry out their parts of it with restore --plan."),
+    ], example: "tidemark plan --to-time 2026-11-24T02:53:30Z"
 ) { arguments in
-    let catalog = try await Shared.catalog(arguments)
-    let wanted = arguments.all("source")
-    let known = try await catalog.sources()
-    let (target, _, plans) = try await makePlans(arguments, sources: wanted.isEmpty ? known : wanted, catalog: catalog)
-    let reports = try plans.map(report)
-    if arguments.has("json") { try Output.json(reports) } else {
-        Output.line("target: \(target)")
-        for report in reports { Output.line(describe(report)) }
+    let request = try TargetOptions.request(arguments)
+    let location = try Shared.location(arguments)
+    return try await interruptible {
+        let catalog = try await Catalog.open(try location.open())
+        let wanted = arguments.all("source")
+        let known = try await catalog.sources()
+        guard !known.isEmpty else {
+            throw ArchiveError(.targetUnreachable, "The archive holds no source yet.", remedy: "Start `tidemark agent`, then take a base with `tidemark backup`.")
+        }
+        let (plan, report) = try await makePlan(arguments, request: request, sources: wanted.isEmpty ? known : wanted, catalog: catalog)
+        if arguments.has("json") { try Output.json(report) } else {
+            show(report, plan.moment) { Output.line($0) }
+            if let id = report.plan { Output.line("plan: \(id)\nnext: on each node, tidemark restore --plan \(id) --into NAME=DIR") }
+        }
+        return 0
     }
-    return 0
 }
 
 let restoreCommand = Command(
     "restore", "Bring sources back to one instant, into new directories.",
-    options: Shared.place + targetOptions + [
+    options: Shared.place + TargetOptions.all + [
+        Option("plan", "ID", help: "Carry out a plan that `tidemark plan --save` stored, or this node's part of it, instead of naming a target."),
         Option("into", "NAME=DIR", repeats: true, help: "Restore the source NAME into DIR, which is empty or does not exist."),
+        Option("repository", "PATH", help: "Restore this one repository of a storage, with its object pool if it has one, such as @hashed/6b/86/….git."),
         Shared.source,
         Option("recover", "none|promote", help: "promote: run PostgreSQL's recovery to the target and stop it again (default); none: prepare only."),
         Option("bindir", "DIR", help: "Where PostgreSQL's programs are; default: found by the base's version."),
@@ -124,18 +97,37 @@ let restoreCommand = Command(
     guard Set(into.map(\.0)).count == into.count, Set(into.map(\.1)).count == into.count else {
         throw ArchiveError(.usage, "--into names a source or a directory twice.")
     }
+    let only = arguments["repository"]
+    if let only {
+        guard isSafeRelativePath(only.utf8) else { throw ArchiveError(.usage, "--repository '\(only)' is not a path below a storage.") }
+        guard into.count == 1 else { throw ArchiveError(.usage, "--repository restores from one storage.", remedy: "Give one --into NAME=DIR.") }
+    }
     let mode = arguments["recover"] ?? "promote"
     guard let recover = RecoveryMode(rawValue: mode) else { throw ArchiveError(.usage, "--recover is '\(mode)'; it takes none or promote.") }
     let mappings = Dictionary(try pairs("tablespace-mapping"), uniquingKeysWith: { $1 })
+    let stored = arguments["plan"]
+    if stored != nil, let other = TargetOptions.all.first(where: { arguments.has($0.name) }) {
+        throw ArchiveError(.usage, "--plan and --\(other.name) were both given.", remedy: "A stored plan has its target already.")
+    }
+    let request = stored == nil ? try TargetOptions.request(arguments) : nil
     let location = try Shared.location(arguments)
     let crossChecking = try CrossChecking(arguments)
     return try await interruptible {
         for (_, directory) in into { try RestoreRun.checkTarget(directory) }
         let catalog = try await Catalog.open(try location.open())
-        let (target, moment, plans) = try await makePlans(arguments, sources: into.map(\.0), catalog: catalog)
-        let reports = try plans.map(report)
-        Output.note("target: \(target)")
-        for report in reports { Output.note(describe(report)) }
+        let joint: JointPlan
+        let planReport: PlanReport
+        if let request {
+            (joint, planReport) = try await makePlan(arguments, request: request, sources: into.map(\.0), catalog: catalog)
+        } else {
+            let loader = PlanLoader(catalog: catalog, kinds: Registry.kinds)
+            let (loaded, target) = try await loader.load(stored ?? "", sources: into.map(\.0))
+            joint = loaded
+            planReport = try await report(loaded, target: target, saved: stored, loader: loader)
+        }
+        show(planReport, joint.moment) { Output.note($0) }
+        let plans = into.compactMap { name, _ in joint.plans.first { $0.source == name } }
+        let reports = into.compactMap { name, _ in planReport.sources.first { $0.source == name } }
         let progress = Progress()
         defer { progress.end() }
         var parts: [RestoreResult.Part] = []
@@ -143,7 +135,7 @@ let restoreCommand = Command(
             let kind = try Registry.kind(plan.incarnation.kind)
             let order = RestoreOrder(
                 plan: plan, directory: directory, recover: recover, bindir: arguments["bindir"],
-                fetchCommand: "\(shellQuoted(ownPath())) wal-fetch --archive \(shellQuoted("\(location)")) --source \(name) %f %p", mappings: mappings)
+                fetchCommand: "\(shellQuoted(ownPath())) wal-fetch --archive \(shellQuoted("\(location)")) --source \(name) %f %p", mappings: mappings, only: only)
             let run = RestoreRun(catalog: catalog) { progress.show("\(name): \($0)", $1, $2) }
             let done = try await run.run(order, with: kind.restoreTarget)
             progress.end()
@@ -160,9 +152,9 @@ let restoreCommand = Command(
         }
         let checked = try await crossChecking.run(
             zip(into, plans).map { CrossChecking.Part(name: $0.0, directory: $0.1, plan: $1) }, recover: recover, bindir: arguments["bindir"],
-            target: moment, catalog: catalog, progress: { progress.show($0, $1, $2) })
+            target: joint.moment, catalog: catalog, progress: { progress.show($0, $1, $2) })
         progress.end()
-        if arguments.has("json") { try Output.json(RestoreResult(target: target, parts: parts, crossChecks: checked)) } else {
+        if arguments.has("json") { try Output.json(RestoreResult(target: planReport.target, parts: parts, crossChecks: checked)) } else {
             for report in checked { Output.line(report.text()) }
         }
         return parts.contains { !$0.warnings.isEmpty } || checked.contains(where: \.hasLosses) ? 4 : 0

@@ -1,0 +1,82 @@
+import ArchiveCore
+import Catalog
+import Planner
+
+/// Goes through the archived log of one incarnation along a path of branches, a chapter at a time: what it has read depends on how far
+/// it was asked to go, not on how much there is.
+public struct LogCursor: Sendable {
+    private let catalog: Catalog
+    private let incarnation: IncarnationRecord
+    private let path: BranchPath
+    private var branches: ArraySlice<UInt32>
+    /// The first piece that is wanted, on the first branch.
+    private var first: String?
+    private var page: ArraySlice<ChapterName> = []
+    private var last: ChapterName?
+    private var isPaged = false
+    private var pending: ArraySlice<PieceSummary> = []
+    /// Of the incarnation up to the last piece given out, where chapters told it.
+    public private(set) var totals: LogTotals?
+    /// Whether the pieces that come next are behind the last chapter of their branch.
+    public private(set) var isBehindChapters = false
+
+    /// - Parameter first: the name of the first piece, on the path's first branch; `nil`: from the beginning.
+    public init(catalog: Catalog, incarnation: IncarnationRecord, path: BranchPath, from first: String?) {
+        self.catalog = catalog
+        self.incarnation = incarnation
+        self.path = path
+        self.first = first
+        branches = path.branches[...]
+        totals = first == nil ? LogTotals() : nil
+    }
+
+    /// The next piece in log order; `nil` at the end of the archive.
+    public mutating func next() async throws -> PieceSummary? {
+        while true {
+            if let piece = pending.popFirst() {
+                totals? += piece.totals
+                if let first, piece.name.name < first { continue }
+                first = nil
+                let end = path.end(of: piece.name.branch) ?? 0
+                // Behind the end of its branch only other branches go on.
+                if let start = piece.spans.first?.start, start >= end {
+                    leaveBranch()
+                    continue
+                }
+                return piece
+            }
+            guard let branch = branches.first else { return nil }
+            if isBehindChapters {
+                leaveBranch()
+            } else if let name = page.popFirst() {
+                last = name
+                let chapter = try await catalog.chapter(name, of: incarnation)
+                if totals == nil {
+                    var own = LogTotals()
+                    for piece in chapter.pieces { own += piece.totals }
+                    totals = chapter.totals - own
+                }
+                pending = chapter.pieces[...]
+            } else if !isPaged {
+                let names = try await catalog.chapters(of: incarnation, branch: branch, from: first, behind: last)
+                isPaged = names.count < 1024
+                page = names[...]
+            } else {
+                isBehindChapters = true
+                // Names before the first wanted one sort before it.
+                let begin = last?.last
+                pending = try await catalog.summaries(of: incarnation, branch: branch, after: begin, from: first)[...]
+            }
+        }
+    }
+
+    private mutating func leaveBranch() {
+        branches.removeFirst()
+        pending = []
+        page = []
+        last = nil
+        isPaged = false
+        isBehindChapters = false
+        first = nil
+    }
+}
