@@ -61,7 +61,7 @@ let package = Package(
         tests("PackTests", ["Pack", "Catalog", "Planner", "Store"]),
         tests("RestoreTests", ["Restore", "Catalog", "Pack", "Store", "SourceGitaly", "DurableIO"]),
         tests("SourceGitalyTests", ["SourceGitaly", "Source"], fixtures: true),
-        tests("SourcePostgresTests", ["SourcePostgres", "Source", "Runtime"]),
+        tests("SourcePostgresTests", ["SourcePostgres", "Source", "Runtime", "Catalog", "Pack", "Store"]),
         tests(
             "CrossCheckTests", ["CrossCheck", "Source", "SourcePostgres", "SourceGitaly", "Restore", "Catalog", "Pack", "Store", "DurableIO", "Runtime"]),
         tests("CommandTests", ["tidemark"]),

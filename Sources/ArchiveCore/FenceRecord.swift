@@ -51,15 +51,14 @@ public struct FenceRecord: Codable, Sendable, Hashable {
         self.late = late
     }
 
-    /// No clocks are farther apart: 146 years, in nanoseconds.
-    private static let farthest: Int64 = 1 << 62
-
     /// What the anchor's clock shows less what the follower's shows, in nanoseconds: the lowest and the highest value that this fence
     /// allows. Also right when the follower's clock was set back in between.
     public var offset: ClosedRange<Int64> {
-        func difference(_ own: Moment) -> Int64 {
-            let (value, over) = anchorTime.rawValue.subtractingReportingOverflow(own.rawValue)
-            return over ? (anchorTime < own ? -Self.farthest : Self.farthest) : min(max(value, -Self.farthest), Self.farthest)
+        // A year at most: what somebody else wrote must not overflow.
+        func difference(_ follower: Moment) -> Int64 {
+            let limit: Int64 = 31_536_000_000_000_000
+            let (value, isWide) = anchorTime.rawValue.subtractingReportingOverflow(follower.rawValue)
+            return isWide ? (anchorTime < follower ? -limit : limit) : max(-limit, min(limit, value))
         }
         return difference(max(asked, answered))...difference(min(asked, answered))
     }

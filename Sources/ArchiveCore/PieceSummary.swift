@@ -182,6 +182,7 @@ public struct ChapterName: Sendable, Hashable {
         self.init(
             branch: branch, first: fields[1], last: fields[0],
             times: low <= high ? Moment(rawValue: Int64(clamping: low))...Moment(rawValue: Int64(clamping: high)) : nil)
+        guard self.path == path else { return nil }
     }
 }
 
@@ -236,14 +237,14 @@ public struct Chapter: Sendable {
                     packed.varint(number)
                     packed.varint(span.start)
                     packed.varint(span.end - span.start)
-                    packed.varint(span.lastRecord.map { span.end - $0 } ?? 0)
+                    packed.varint(span.lastRecord.map { span.end &- $0 } ?? 0)
                 }
                 w.data(7, packed.bytes)
                 w.message(8) { piece.totals.encode(into: &$0) }
                 for fence in piece.fences { w.message(9) { fence.encode(into: &$0) } }
                 for event in piece.notable { w.message(10) { PieceIndex.encode(event, into: &$0) } }
                 if let last = piece.lastEvent {
-                    w.number(11, last.lowerBound + 1)
+                    w.number(11, last.lowerBound &+ 1)
                     w.number(12, last.upperBound - last.lowerBound)
                 }
                 if let numbers = piece.numbers {
@@ -328,7 +329,8 @@ extension PieceSummary {
             let start = try check.varint()
             let length = try check.varint()
             let back = try check.varint()
-            guard stream < streams.count, start &+ length >= start, back <= length else { throw WireError(offset: 0, reason: "a span is impossible") }
+            // The last record may begin before the span, in the piece before.
+            guard stream < streams.count, start &+ length >= start, back <= start &+ length else { throw WireError(offset: 0, reason: "a span is impossible") }
             count += 1
         }
         guard notable.allSatisfy({ $0.span < count }) else { throw WireError(offset: 0, reason: "an event names a span that is not there") }

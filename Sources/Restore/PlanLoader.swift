@@ -118,6 +118,13 @@ public struct PlanLoader: Sendable {
                 case .needsConfirmation(let fences):
                     for fence in fences { details.confirmed[fence.id] = try await isConfirmed(fence) }
                 case .plan(var plan):
+                    // Eight fences behind the cut whose markers were all lost prove nothing: go on to one that was not.
+                    if let precision = plan.precision, precision.after == nil, !view.isComplete, case .anchored(let cut, _) = rule,
+                        !Enough.isFarBehind(view.pieces.last, cut)
+                    {
+                        try await extend(&view, by: &cursor, enough: Enough(more: view.pieces.count + Chapter.maximumPieces))
+                        continue
+                    }
                     let found = try await catalog.missing(plan.pieces.map(\.name), of: incarnation)
                     if found.isSubset(of: absent) {
                         plan.spans = plan.spans.isEmpty ? windows : plan.spans
@@ -173,9 +180,15 @@ public struct PlanLoader: Sendable {
             case .anchored(let cut, _)?:
                 for fence in piece.fences where cut.knows(fence) && !cut.isAfter(fence) { fences += 1 }
                 guard fences < 8 else { return true }
-                let offset = piece.fences.last?.offset.lowerBound ?? 0
-                return piece.times.map { $0.lowerBound.adding(nanoseconds: offset) > cut.time.adding(nanoseconds: PlanLoader.margin) } ?? false
+                return Self.isFarBehind(piece, cut)
             }
+        }
+
+        /// Whether no entry of later pieces can be of a time before the cut, whatever the clocks did.
+        static func isFarBehind(_ piece: PieceSummary?, _ cut: AnchorCut) -> Bool {
+            guard let piece, let first = piece.times?.lowerBound else { return false }
+            let offset = piece.fences.last?.offset.lowerBound ?? 0
+            return first.adding(nanoseconds: offset) > cut.time.adding(nanoseconds: PlanLoader.margin)
         }
     }
 

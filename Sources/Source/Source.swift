@@ -49,6 +49,9 @@ public struct ResumeState: Sendable {
     /// By stream, on the newest branch that the archive has of it.
     public var positions: [String: Position]
     public var branches: [BranchRecord]
+    /// Reads an archived piece's frames, proven by length and digest; throws `.objectMissing` where there is none. `nil` in tests that
+    /// have no archive.
+    public var content: (@Sendable (PieceName) async throws -> [[UInt8]])?
 
     public init(
         incarnation: IncarnationRecord, lastPiece: [UInt32: PieceName] = [:], tails: [Tail] = [],
@@ -309,4 +312,8 @@ public protocol ComponentKind: Sendable {
     var carriesFences: Bool { get }
     /// The name of the piece that a record ending just before `offset` belongs to, where names follow from positions.
     func pieceName(endingAt offset: UInt64, branch: UInt32, of incarnation: IncarnationRecord) -> PieceName?
+    /// A reader of archived log that has read nothing yet; `nil` for a kind whose content does not tell what its index has to say.
+    ///
+    /// - Throws: `.archiveDamaged` when the incarnation's record lacks a fact that it takes.
+    func makeIndexer(for incarnation: IncarnationRecord) throws(ArchiveError) -> (any LogIndexer)?
 }

@@ -224,4 +224,7 @@ public struct GitalyKind: ComponentKind {
     public let firstOffset: UInt64 = 1
     public let carriesFences = false
     public func pieceName(endingAt offset: UInt64, branch: UInt32, of incarnation: IncarnationRecord) -> PieceName? { nil }
+
+    /// None: packs keep the times of their entries in seconds, their indexes keep them to the nanosecond.
+    public func makeIndexer(for incarnation: IncarnationRecord) throws(ArchiveError) -> (any LogIndexer)? { nil }
 }

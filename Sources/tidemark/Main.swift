@@ -6,7 +6,8 @@ struct Main {
     static let version = "0.1.0"
 
     static let commands: [Command] = [
-        initCommand, checkCommand, agentCommand, backupCommand, listCommand, windowCommand, planCommand, restoreCommand, walFetchCommand,
+        initCommand, checkCommand, agentCommand, backupCommand, listCommand, windowCommand, planCommand, restoreCommand, verifyCommand,
+        walFetchCommand,
     ]
 
     static func main() async {

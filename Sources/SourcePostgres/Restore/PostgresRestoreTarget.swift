@@ -150,7 +150,7 @@ public struct PostgresRestoreTarget: RestoreTarget {
     ) async throws {
         try await feeder.writeBaseLog(from: start.rawValue, to: stop.rawValue, into: job.directory + "/pg_wal")
         let settings = [
-            "restore_command = '\(job.fetchCommand.replacing("'", with: "''"))'", "recovery_target_lsn = '\(target)'",
+            "restore_command = '\(job.fetchCommand.replacing("'", with: "''")) --target \(target)'", "recovery_target_lsn = '\(target)'",
             "recovery_target_inclusive = on", "recovery_target_timeline = '\(timeline)'", "recovery_target_action = 'promote'",
         ]
         try await blocking {

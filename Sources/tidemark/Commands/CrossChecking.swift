@@ -65,7 +65,7 @@ struct CrossChecking: Sendable {
         for part in parts {
             let restore = try Registry.kind(part.plan.incarnation.kind).restoreTarget
             if let repositories = restore as? any RepositoryRestore {
-                let log = try await loader.wholeLog(of: part.plan)
+                let log = try await loader.log(around: part.plan, moment: target)
                 let history = repositories.history(of: place(part, log: log, bindir: bindir))
                 let called = names.filter { $0.source == part.name }.map(\.rows)
                 for name in called.isEmpty ? [part.name] : called {
@@ -120,6 +120,8 @@ struct CrossChecking: Sendable {
 private struct NoLog: LogReader {
     let pieces: [ArchivedPiece] = []
     let branches: [BranchRecord] = []
-    func index(of piece: ArchivedPiece) async throws -> PieceIndex { throw ArchiveError(.objectMissing, "There is no piece '\(piece.name)'.") }
+    func index(of piece: ArchivedPiece) async throws -> PieceIndex {
+        throw ArchiveError(.objectMissing, "There is no piece '\(piece.name)' in a log of which nothing is wanted.")
+    }
     func read(_ piece: ArchivedPiece, index: PieceIndex?, frames: [Int]?) async throws -> [[UInt8]] { [] }
 }
