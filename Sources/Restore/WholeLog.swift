@@ -8,12 +8,15 @@ extension PlanLoader {
     public static let lookAhead = 86_400.0
 
     /// The archived log of a plan's source from its base's first piece to a day behind the cut.
-    public func log(around plan: SourcePlan) async throws -> any LogReader {
+    ///
+    /// - Parameter moment: what the plan was made for; an idle source's last record may lie long before it.
+    public func log(around plan: SourcePlan, moment: Moment?) async throws -> any LogReader {
         guard let path = BranchPath(from: plan.base.branch, to: plan.branch, by: plan.branches) else {
             return ArchivedLog(catalog: catalog, incarnation: plan.incarnation, pieces: [], branches: plan.branches)
         }
         var cursor = LogCursor(catalog: catalog, incarnation: plan.incarnation, path: path, from: plan.base.firstPiece)
-        let end = (plan.lastApplied ?? plan.base.completed).adding(seconds: Self.lookAhead)
+        let last = plan.lastApplied ?? plan.base.completed
+        let end = max(last, moment ?? last).adding(seconds: Self.lookAhead)
         var pieces: [ArchivedPiece] = []
         while let piece = try await cursor.next() {
             try Task.checkCancellation()

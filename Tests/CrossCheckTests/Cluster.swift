@@ -70,9 +70,7 @@ final class Cluster: Sendable {
 struct EmptyLog: LogReader {
     let pieces: [ArchivedPiece] = []
     let branches: [BranchRecord] = []
-    func index(of piece: ArchivedPiece) async throws -> PieceIndex {
-        PieceIndex(spans: [], events: [], frames: [], storedLength: 0, storedSHA256: [UInt8](repeating: 0, count: 32))
-    }
+    func index(of piece: ArchivedPiece) async throws -> PieceIndex { throw ArchiveError(.objectMissing, "There is no piece '\(piece.name)'.") }
     func read(_ piece: ArchivedPiece, index: PieceIndex?, frames: [Int]?) async throws -> [[UInt8]] { [] }
 }
 

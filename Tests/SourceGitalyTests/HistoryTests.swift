@@ -33,8 +33,7 @@ private struct RecordedLog: LogReader {
         let pack = try #require(packs.first { $0.name == piece.name })
         return PieceIndex(
             spans: pack.spans, events: pack.events,
-            frames: pack.frames.map { LogFrame(offset: 0, length: UInt64($0.count), rawLength: UInt64($0.count), sha256: []) }, storedLength: 0,
-            storedSHA256: [])
+            frames: pack.frames.map { LogFrame(offset: 0, length: UInt64($0.count), rawLength: UInt64($0.count), sha256: []) }, storedLength: 0, storedSHA256: [])
     }
 
     func read(_ piece: ArchivedPiece, index: PieceIndex?, frames: [Int]?) async throws -> [[UInt8]] {

@@ -186,12 +186,16 @@ for signal in TERM KILL; do
     pid=$!
     PIDS+=("$pid")
     wait_for "the slow query" 120 asks "$name" || { cat "$TM_WORK/$name.out" >&2; exit 1; }
+    sockets="$(sed -n 5p "$TM_WORK/$name-main/postmaster.pid")"
     kill "-$signal" "$pid"
     wait "$pid" 2>/dev/null || true
     forget_pid "$pid"
     wait_for "the server of the check to end" 60 gone
     state="$(as_postgres env LC_ALL=C "$BIN/pg_controldata" -D "$TM_WORK/$name-main" | sed -n 's/^Database cluster state: *//p')"
     [ "$state" = "shut down" ] || die "after SIG$signal the database's state is '$state'"
+    # Nobody can tidy up after SIGKILL.
+    if [ "$signal" = KILL ]; then as_root rm -rf -- "$sockets"; fi
+    ! [ -e "$sockets" ] || die "$sockets was left behind"
     note "after SIG$signal: shut down, nothing runs"
 done
 

@@ -65,7 +65,7 @@ struct CrossChecking: Sendable {
         for part in parts {
             let restore = try Registry.kind(part.plan.incarnation.kind).restoreTarget
             if let repositories = restore as? any RepositoryRestore {
-                let log = try await loader.log(around: part.plan)
+                let log = try await loader.log(around: part.plan, moment: target)
                 let history = repositories.history(of: place(part, log: log, bindir: bindir))
                 let called = names.filter { $0.source == part.name }.map(\.rows)
                 for name in called.isEmpty ? [part.name] : called {
