@@ -62,8 +62,10 @@ public struct WindowWalk: Sendable {
     public mutating func add(_ piece: PieceSummary) -> Bool {
         guard hole == nil, let branchEnd = path.end(of: piece.name.branch) else { return hole == nil }
         var found: (String, UInt64)?
+        var isCut = false
         piece.forEachSpan { span in
             let end = min(span.end, branchEnd)
+            if span.end > branchEnd { isCut = true }
             guard found == nil, span.start < end else { return }
             if starts[span.stream] == .max, reached[span.stream] == nil { reached[span.stream] = span.start }
             let due = reached[span.stream] ?? firstOffset
@@ -76,10 +78,12 @@ public struct WindowWalk: Sendable {
             if streamsMayBeginEmpty, let first = piece.times?.lowerBound { safe[span.stream] = first.adding(nanoseconds: -1) }
         }
         if let (stream, offset) = found {
-            hole = (stream, offset, streamsMayBeginEmpty ? safe[stream] ?? base.completed : max(lastCommit ?? base.completed, base.completed))
+            // What is missing may have come at once: without anything before it not even the base's own end can be restored.
+            hole = (stream, offset, (streamsMayBeginEmpty ? safe[stream] : lastCommit) ?? base.completed.adding(nanoseconds: -1))
             return false
         }
-        if let last = piece.times?.upperBound { lastCommit = max(last, lastCommit ?? last) }
+        // Commits behind the end of a branch are not on the path, and nothing here tells their times from the others'.
+        if !isCut, let last = piece.times?.upperBound { lastCommit = max(last, lastCommit ?? last) }
         return true
     }
 
@@ -87,7 +91,11 @@ public struct WindowWalk: Sendable {
     ///
     /// - Parameter watermark: up to when the archive is known to be complete.
     public func range(watermark: Moment?) -> ClosedRange<Moment>? {
-        let last = hole?.last ?? (streamsMayBeginEmpty ? watermark : [watermark, lastCommit].compactMap { $0 }.max())
+        // Of many streams a hole in one does not say that the others are complete up to it.
+        let last: Moment? =
+            if let hole { streamsMayBeginEmpty ? watermark.map { min($0, hole.last) } : hole.last } else {
+                streamsMayBeginEmpty ? watermark : [watermark, lastCommit].compactMap { $0 }.max()
+            }
         guard let last, last >= base.completed, ends.allSatisfy({ reached[$0.key] ?? 0 >= $0.value }) else { return nil }
         return base.completed...last
     }

@@ -6,7 +6,7 @@ struct Main {
     static let version = "0.1.0"
 
     static let commands: [Command] = [
-        initCommand, checkCommand, agentCommand, backupCommand, listCommand, windowCommand, planCommand, restoreCommand, verifyCommand,
+        initCommand, checkCommand, agentCommand, backupCommand, listCommand, windowCommand, logCommand, planCommand, restoreCommand, verifyCommand,
         walFetchCommand,
     ]
 
