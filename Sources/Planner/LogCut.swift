@@ -68,7 +68,7 @@ struct LogCut {
             state.through = last
             state.end = max(state.end, state.reached)
         }
-        guard state.reached >= state.end else { throw Planner.hole(window.stream, at: state.reached, before: state.lastReached, in: view) }
+        guard state.reached >= state.end else { throw Planner.hole(window.stream, at: state.reached, before: lastBefore(state), in: view) }
         // Fences of the idle time behind the last commit are ordered by their times, so its place has to be known.
         if case .time = rule, let piece = state.lastCommitPiece { return .needsEvents([piece]) }
         // Behind the last event that is in nothing needs to be read.
@@ -80,7 +80,7 @@ struct LogCut {
             SourcePlan(
                 source: view.source, incarnation: view.incarnation, base: base, spans: [window],
                 cuts: [StreamCut(stream: window.stream, branch: view.path.last, through: state.through, end: state.end)], pieces: wanted.map(\.piece),
-                branches: view.branches.filter { view.path.end(of: $0.branch) != nil }, applied: state.applied,
+                branches: view.branches, applied: state.applied,
                 left: view.isComplete || view.beyond != nil ? left : nil, lastApplied: state.lastApplied, anchor: anchor(rule, state)))
     }
 
@@ -88,12 +88,17 @@ struct LogCut {
     private func stopAtHole(_ rule: CutRule, _ state: inout State) throws(PlanRefusal) {
         let isBefore =
             switch rule {
-            case .time(let time, _): state.lastReached.map { time <= $0 } ?? false
+            case .time(let time, _): lastBefore(state).map { time <= $0 } ?? false
             case .position(let position, let exclusive): position < state.reached || exclusive && position == state.reached
             case .latest, .anchored: false
             }
-        guard isBefore else { throw Planner.hole(window.stream, at: state.reached, before: state.lastReached, in: view) }
+        guard isBefore else { throw Planner.hole(window.stream, at: state.reached, before: lastBefore(state), in: view) }
         state.upper = state.reached
+    }
+
+    /// The last time before a hole at which nothing of it had been committed.
+    private func lastBefore(_ state: State) -> Moment? {
+        [state.lastReached, view.gaps.first { $0.explains(window.stream, state.reached) }?.provenUpTo].compactMap { $0 }.max()
     }
 
     /// Whether a piece's summary does not say enough.

@@ -158,7 +158,7 @@ struct StreamsCut {
             }
         }
         for stream in state.streams { if let held = stream.held { state.precision.heldDeletions.append("\(stream.name)/\(view.describe(held.offset)) \(held.subject)") } }
-        return .plan(try finish(state, hasClock: clock != nil, through: max(decided, undecided.upperBound)))
+        return .plan(try finish(state, hasClock: clock != nil, limit: clock.map { $0.time.adding(nanoseconds: -$0.offset.lowerBound) }, through: max(decided, undecided.upperBound)))
     }
 
     /// Pieces that hold entries which are not in V of their fence.
@@ -216,7 +216,9 @@ struct StreamsCut {
             }
         } else if state.streams[n].hole == nil {
             let last = state.streams[n].lastPiece
-            state.streams[n].hole = (last >= 0 ? view.pieces[last].times?.lowerBound : nil)?.adding(nanoseconds: -1) ?? base.completed
+            let safe = (last >= 0 ? view.pieces[last].times?.lowerBound : nil)?.adding(nanoseconds: -1) ?? base.completed
+            let proven = view.gaps.first { $0.explains(span.stream, state.streams[n].reached) }?.provenUpTo
+            state.streams[n].hole = max(safe, proven ?? safe)
         }
         return n
     }
@@ -306,7 +308,7 @@ struct StreamsCut {
         }
     }
 
-    private func finish(_ state: State, hasClock: Bool, through last: Int) throws(PlanRefusal) -> SourcePlan {
+    private func finish(_ state: State, hasClock: Bool, limit: Moment?, through last: Int) throws(PlanRefusal) -> SourcePlan {
         try checkLinks(state)
         var cuts: [StreamCut] = []
         var spans: [LogSpan] = []
@@ -325,7 +327,7 @@ struct StreamsCut {
             if stream.isInBase, window.end == 0, stream.end == 0 { continue }
             let end = max(stream.end, window.end)
             // Of what is missing in a hole nobody knows whether it was in.
-            guard stream.reached >= end, stream.hole == nil || stream.reached > end else {
+            guard stream.reached >= end, stream.reached > end || stream.hole.map({ hole in limit.map { $0 <= hole } ?? false }) ?? true else {
                 throw Planner.hole(stream.name, at: stream.reached, before: stream.hole, in: view)
             }
             // A stream whose records all lie beyond the cut, and which no base knows, does not exist yet.
@@ -347,7 +349,7 @@ struct StreamsCut {
         cuts.sort { ($0.stream.utf8.count, $0.stream) < ($1.stream.utf8.count, $1.stream) }
         return SourcePlan(
             source: view.source, incarnation: view.incarnation, base: base, spans: spans, cuts: cuts, pieces: pieces,
-            branches: view.branches.filter { view.path.end(of: $0.branch) != nil }, applied: state.applied,
+            branches: view.branches, applied: state.applied,
             left: view.isComplete || view.beyond != nil ? left : nil, lastApplied: state.lastApplied,
             precision: hasClock ? state.precision : nil)
     }
