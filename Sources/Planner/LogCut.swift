@@ -33,6 +33,11 @@ struct LogCut {
         if case .position(let position, _) = rule, position < window.end {
             throw Planner.beforeBase(base, "\(view.describe(position)) lies before the end of the base \(base.id) at \(view.describe(window.end))")
         }
+        guard window.end <= view.path.end(of: window.branch) ?? 0 else {
+            throw PlanRefusal(
+                kind: .otherBranch, reason: "the base \(base.id) goes on behind \(view.describe(view.path.end(of: window.branch) ?? 0)), where its timeline was left",
+                earliest: nil, latest: nil)
+        }
         var state = State(end: window.end, lower: window.end, reached: window.start)
         var wanted: [(piece: PlannedPiece, start: UInt64)] = []
         for piece in view.pieces {
