@@ -143,6 +143,13 @@ struct LogCut {
     /// Whether the archive is known to hold everything that is in.
     private func checkReach(_ rule: CutRule, _ state: State) throws(PlanRefusal) {
         guard state.isInside else { return }
+        // A record may end pieces behind the one in which it begins: the first one that is out is to be seen, or the end.
+        if !view.isComplete {
+            switch rule {
+            case .time, .position: throw PlanRefusal(kind: .beyondWatermark, reason: "not enough of the log was read", earliest: nil, latest: nil)
+            case .latest, .anchored: break
+            }
+        }
         let latest = [view.watermark, state.lastReached].compactMap { $0 }.max()
         switch rule {
         case .latest, .anchored: return

@@ -176,7 +176,7 @@ public struct PlanLoader: Sendable {
                 guard let times = piece.times else { return false }
                 // Of many streams a later piece may hold what was committed a moment earlier.
                 return times.lowerBound > (isOneStream ? time : time.adding(nanoseconds: PlanLoader.margin))
-            case .position(let position, _)?: return piece.spans.first.map { $0.end > position } ?? false
+            case .position(let position, _)?: return piece.totals.commits > 0 && piece.spans.first.map { $0.start > position } ?? false
             case .anchored(let cut, _)?:
                 for fence in piece.fences where cut.knows(fence) && !cut.isAfter(fence) { fences += 1 }
                 guard fences < 8 else { return true }

@@ -87,14 +87,74 @@ struct ConsistencyTests {
         return .time(Moment(rawValue: chance.pick(first...last)))
     }
 
+    private static func report(_ what: String, _ tally: Tally) {
+        print("\(what): \(tally.description)")
+        for problem in tally.problems.prefix(10) { Issue.record("\(problem)") }
+        #expect(tally.problems.isEmpty)
+        #expect(tally.planned * 10 >= (tally.planned + tally.refused) * 6, "most targets were refused")
+    }
+
     @Test("with fences no row names a commit that is missing, whatever the clocks did, and nothing goes beyond its fence", .timeLimit(.minutes(10)))
     func fenced() async throws {
-        let tally = try await Self.run(Self.seeds(1600, from: 1000), WorldOptions())
-        print("fenced: \(tally.description)")
-        for problem in tally.problems.prefix(20) { Issue.record("\(problem)") }
-        #expect(tally.problems.isEmpty)
+        let tally = try await Self.run(Self.seeds(1200, from: 1000), WorldOptions())
+        Self.report("fenced", tally)
         #expect(tally.violations == 0 && tally.deletions == 0 && tally.broken == 0)
-        #expect(tally.planned * 10 >= (tally.planned + tally.refused) * 6, "most targets were refused")
         if Self.number("TIDEMARK_TEST_SEED") == nil { #expect(tally.planned >= 1000) }
+    }
+
+    private static var unfenced: WorldOptions {
+        var options = WorldOptions()
+        options.hasFences = false
+        options.isWholeAtEnd = true
+        options.length = 40
+        return options
+    }
+
+    @Test("without fences rows name commits that are missing, by no more than the clocks differ", .timeLimit(.minutes(10)))
+    func weaker() async throws {
+        let seeds = Self.seeds(160, from: 3000)
+        let tally = try await Self.run(seeds, Self.unfenced, slack: { _ in [0] })
+        Self.report("unfenced", tally)
+        #expect(tally.violations + tally.unmeasured > 0, "clocks alone would do, and the test proves nothing")
+        #expect(tally.missing <= seeds.map { seed in
+            var world = World(seed: seed, options: Self.unfenced)
+            world.run()
+            return world.largestDifference()
+        }.max() ?? 0)
+    }
+
+    @Test("without fences, but with as much slack as the clocks differ, no row names a commit that is missing", .timeLimit(.minutes(10)))
+    func slack() async throws {
+        let tally = try await Self.run(Self.seeds(160, from: 4000), Self.unfenced, slack: { [$0.largestDifference()] })
+        Self.report("unfenced with slack", tally)
+        #expect(tally.violations + tally.unmeasured == 0)
+    }
+
+    @Test("clocks that agree need no fences", .timeLimit(.minutes(10)))
+    func agreeing() async throws {
+        var options = Self.unfenced
+        options.deviation = 0
+        let tally = try await Self.run(Self.seeds(80, from: 5000), options, slack: { _ in [0] })
+        Self.report("unfenced, clocks agree", tally)
+        #expect(tally.violations + tally.unmeasured == 0)
+    }
+
+    @Test("a clock that is set and set back between two fences is the documented limit: nothing else is missing", .timeLimit(.minutes(10)))
+    func hostile() async throws {
+        var options = WorldOptions()
+        options.isHostile = true
+        let tally = try await Self.run(Self.seeds(240, from: 6000), options)
+        Self.report("clocks set and set back between fences", tally)
+        #expect(tally.violations == 0 && tally.deletions == 0)
+    }
+
+    @Test("fences that are made wrongly are noticed", arguments: [.secondListingBeforeMarker, .firstListingAfterMarker] as [WorldOptions.Mutation])
+    func mutated(_ mutation: WorldOptions.Mutation) async throws {
+        var options = WorldOptions()
+        options.mutation = mutation
+        let tally = try await Self.run(Self.seeds(160, from: 7000), options)
+        print("\(mutation): \(tally.description)")
+        #expect(!tally.problems.isEmpty)
+        if mutation == .secondListingBeforeMarker { #expect(tally.violations > 0) } else { #expect(tally.broken > 0) }
     }
 }

@@ -12,6 +12,8 @@ struct Tally {
     var behindHeld = 0
     var unarchived = 0
     var unmeasured = 0
+    /// Bases behind the cut that clocks misjudged which no fence measured.
+    var misjudgedBases = 0
     var violations = 0
     /// Deletions in a cut that came later.
     var deletions = 0
@@ -34,6 +36,7 @@ struct Tally {
         a.behindHeld += b.behindHeld
         a.unarchived += b.unarchived
         a.unmeasured += b.unmeasured
+        a.misjudgedBases += b.misjudgedBases
         a.violations += b.violations
         a.deletions += b.deletions
         a.unmeasuredDeletions += b.unmeasuredDeletions
@@ -48,7 +51,7 @@ struct Tally {
     var description: String {
         """
         \(planned) planned, \(refused) refused, \(rows) rows compared, \(bothFences) cuts between two fences, \(undecided) entries undecided; rows without entry: \
-        \(violations), \(behindHeld) behind held deletions, \(unarchived) not archived, \(unmeasured) by clocks not measured; \
+        \(violations), \(behindHeld) behind held deletions, \(unarchived) not archived, \(unmeasured) by clocks not measured, \(misjudgedBases) bases misjudged by such; \
         \(deletions) later deletions (\(unmeasuredDeletions) by clocks not measured), \(broken) against the rule; \
         repositories ahead of the first commit out by at most \(lead / 1_000_000) ms, of the target by \(ahead / 1_000_000) ms; missing by \(missing / 1_000_000) ms
         """
@@ -60,10 +63,17 @@ struct Oracle {
     let world: World
     /// The pack that completes a fence.
     private var packs: [String: Int] = [:]
+    private var histories: [UInt32: [Record]] = [:]
+    private var decisive: [UInt32: [Record]] = [:]
 
     init(_ world: World) {
         self.world = world
         for storage in world.storages { for (n, pack) in storage.packs.enumerated() { for fence in pack.fences { packs[fence.id] = n + 1 } } }
+        for branch in 1...world.branch {
+            let history = world.history(to: branch)
+            histories[branch] = history
+            decisive[branch] = history.filter(\.isDecisive)
+        }
     }
 
     /// Where the anchor's log must be cut.
@@ -78,8 +88,8 @@ struct Oracle {
 
     /// - Parameter start: where the base's window begins: what lies before it is in it.
     func cut(_ target: RecoveryTarget, exclusive: Bool, moment: Moment?, branch: UInt32, window: LogSpan, completed: Moment) -> Cut {
-        let history = world.history(to: branch)
-        let decisive = history.filter(\.isDecisive)
+        let history = histories[branch]!
+        let decisive = decisive[branch]!
         var exclusive = exclusive
         var position: UInt64?
         switch target {
@@ -145,6 +155,12 @@ struct Oracle {
         return tally
     }
 
+    /// Whether a storage's clocks were measured when a base was taken.
+    private func isBaseMeasured(_ base: BaseRecord, _ offset: ClosedRange<Int64>?, _ s: Int) -> Bool {
+        guard let truth = world.storages[s].bases.first(where: { $0.completed == base.completed })?.to else { return true }
+        return (offset ?? 0...0).contains(world.clock.read(truth) - world.storages[s].clock.read(truth))
+    }
+
     private func judge(_ plan: SourcePlan, of s: Int, _ cut: Cut, slack: Int64, into tally: inout Tally) {
         let storage = world.storages[s]
         guard let precision = plan.precision else {
@@ -162,6 +178,11 @@ struct Oracle {
         let around = fences(around: cut, of: s)
         let before = around.before.flatMap { packs[$0.record.id]! >= firstPack ? $0 : nil }
         let after = around.after
+        // Without a fence between the base and the cut only the clocks order them.
+        if before == nil, let after, packs[after.record.id]! < firstPack, !isBaseMeasured(plan.base, precision.offset, s) {
+            tally.misjudgedBases += 1
+            return
+        }
         if precision.before?.id != before?.record.id || precision.after?.id != after?.record.id {
             tally.problems.append(
                 "\(plan.source) is between \(precision.before?.id ?? "-") and \(precision.after?.id ?? "-") instead of \(before?.record.id ?? "-") and \(after?.record.id ?? "-")")
@@ -215,7 +236,8 @@ struct Oracle {
         var known: [Int: UInt64] = [:]
         var limits: [Int: UInt64] = [:]
         var unsure: Set<Int> = []
-        let undecided = storage.packs.enumerated().filter { $0.offset + 1 >= firstPack && $0.offset + 1 <= lastPack }.flatMap { $0.element.entries }
+        let from = min(firstPack - 1, storage.packs.count)
+        let undecided = storage.packs[from..<max(from, min(lastPack, storage.packs.count))].flatMap(\.entries)
         for n in undecided {
             let entry = storage.entries[n]
             let p = entry.place.partition
@@ -228,12 +250,11 @@ struct Oracle {
             if entry.time + hull.upperBound > cut.time { unsure.insert(p) }
             // 5: no deletion that came later, unless what followed it did not.
             if isIn, entry.place.offset >= windows[p] ?? 0 {
-                let isEarlier = undecided.contains { m in
-                    let other = storage.entries[m]
-                    return other.place.partition == p && other.place.offset >= entry.place.offset && other.place.offset < ends[p] ?? 0 && other.anchorTime <= cut.time
+                let following = undecided.lazy.map { storage.entries[$0] }.filter {
+                    $0.place.partition == p && $0.place.offset >= entry.place.offset && $0.place.offset < ends[p] ?? 0
                 }
-                if !isEarlier {
-                    if isMeasured(entry) || isBetween && !world.options.isHostile {
+                if !following.contains(where: { $0.anchorTime <= cut.time }) {
+                    if following.allSatisfy(isMeasured) || isBetween && !world.options.isHostile {
                         tally.deletions += 1
                         tally.problems.append("\(plan.source)/\(p)/\(entry.place.offset) deletes \(entry.anchorTime - cut.time) ns behind the target, offset \(entry.anchorTime - entry.time) in \(hull)")
                     } else {

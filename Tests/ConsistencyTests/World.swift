@@ -4,9 +4,9 @@ import ArchiveCore
 struct WorldOptions {
     enum Mutation { case none, secondListingBeforeMarker, firstListingAfterMarker }
 
-    var storages = 1...3
+    var storages = 1...2
     /// True seconds.
-    var length: Int64 = 40
+    var length: Int64 = 30
     var hasFences = true
     /// How far clocks deviate at most, in nanoseconds.
     var deviation = 5 * second
