@@ -101,6 +101,11 @@ public struct PlanLoader: Sendable {
         try await extend(&view, by: &cursor, enough: Enough(rule, of: kind))
         var details = PlanDetails()
         var absent: Set<PieceName> = []
+        var isLookedBack = false
+        if case .anchored(let cut, _) = rule, !view.pieces.contains(where: { $0.fences.contains { cut.knows($0) && cut.isAfter($0) } }) {
+            isLookedBack = true
+            view.earlierFences = try await fences(before: base, of: incarnation, around: cut)
+        }
         while true {
             // Behind the last chapter there is never much: then what lies after the cut is known exactly.
             if cursor.isBehindChapters { try await extend(&view, by: &cursor, enough: nil) }
@@ -123,6 +128,12 @@ public struct PlanLoader: Sendable {
                         !Enough.isFarBehind(view.pieces.last, cut)
                     {
                         try await extend(&view, by: &cursor, enough: Enough(more: view.pieces.count + Chapter.maximumPieces))
+                        continue
+                    }
+                    // The fence before the cut may lie before the base.
+                    if let precision = plan.precision, precision.before == nil, !isLookedBack, case .anchored(let cut, _) = rule {
+                        isLookedBack = true
+                        view.earlierFences = try await fences(before: base, of: incarnation, around: cut)
                         continue
                     }
                     let found = try await catalog.missing(plan.pieces.map(\.name), of: incarnation)
@@ -206,6 +217,37 @@ public struct PlanLoader: Sendable {
             if enough?.after(piece, view.pieces.count) ?? false { return }
         }
         view.isComplete = true
+    }
+
+    /// Chapters that are read in search of a fence before a base.
+    private static let chaptersBack = 8
+
+    /// The fences right before a base's first piece, in log order: enough of them to have one before the cut, unless there is none near.
+    private func fences(before base: BaseRecord, of incarnation: IncarnationRecord, around cut: AnchorCut) async throws -> [FenceRecord] {
+        guard let first = base.firstPiece else { return [] }
+        var names: [ChapterName] = []
+        pages: while true {
+            let page = try await catalog.chapters(of: incarnation, branch: base.branch, behind: names.last)
+            for name in page {
+                guard name.first < first else { break pages }
+                names.append(name)
+            }
+            if page.isEmpty { break }
+        }
+        var found: [FenceRecord] = []
+        if names.last.map({ $0.last < first }) ?? true {
+            let behind = PieceName(branch: base.branch, name: names.last?.last ?? "0000")
+            try await catalog.forEachPiece(of: incarnation, from: behind, only: base.branch) { name, index in
+                guard name.name < first else { return false }
+                if name.name != behind.name { found += index.fences }
+                return true
+            }
+        }
+        for name in names.reversed().prefix(Self.chaptersBack) where !found.contains(where: { cut.knows($0) && cut.isAfter($0) }) {
+            try Task.checkCancellation()
+            found = try await catalog.chapter(name, of: incarnation).pieces.filter { $0.name.name < first }.flatMap(\.fences) + found
+        }
+        return found
     }
 
     // MARK: Looking things up

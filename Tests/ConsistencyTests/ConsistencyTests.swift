@@ -96,7 +96,7 @@ struct ConsistencyTests {
 
     @Test("with fences no row names a commit that is missing, whatever the clocks did, and nothing goes beyond its fence", .timeLimit(.minutes(10)))
     func fenced() async throws {
-        let tally = try await Self.run(Self.seeds(1200, from: 1000), WorldOptions())
+        let tally = try await Self.run(Self.seeds(1120, from: 1000), WorldOptions())
         Self.report("fenced", tally)
         #expect(tally.violations == 0 && tally.deletions == 0 && tally.broken == 0)
         if Self.number("TIDEMARK_TEST_SEED") == nil { #expect(tally.planned >= 1000) }
@@ -106,13 +106,13 @@ struct ConsistencyTests {
         var options = WorldOptions()
         options.hasFences = false
         options.isWholeAtEnd = true
-        options.length = 40
+        options.length = 35
         return options
     }
 
     @Test("without fences rows name commits that are missing, by no more than the clocks differ", .timeLimit(.minutes(10)))
     func weaker() async throws {
-        let seeds = Self.seeds(160, from: 3000)
+        let seeds = Self.seeds(80, from: 3000)
         let tally = try await Self.run(seeds, Self.unfenced, slack: { _ in [0] })
         Self.report("unfenced", tally)
         #expect(tally.violations + tally.unmeasured > 0, "clocks alone would do, and the test proves nothing")
@@ -125,7 +125,7 @@ struct ConsistencyTests {
 
     @Test("without fences, but with as much slack as the clocks differ, no row names a commit that is missing", .timeLimit(.minutes(10)))
     func slack() async throws {
-        let tally = try await Self.run(Self.seeds(160, from: 4000), Self.unfenced, slack: { [$0.largestDifference()] })
+        let tally = try await Self.run(Self.seeds(80, from: 4000), Self.unfenced, slack: { [$0.largestDifference()] })
         Self.report("unfenced with slack", tally)
         #expect(tally.violations + tally.unmeasured == 0)
     }
@@ -134,7 +134,7 @@ struct ConsistencyTests {
     func agreeing() async throws {
         var options = Self.unfenced
         options.deviation = 0
-        let tally = try await Self.run(Self.seeds(80, from: 5000), options, slack: { _ in [0] })
+        let tally = try await Self.run(Self.seeds(40, from: 5000), options, slack: { _ in [0] })
         Self.report("unfenced, clocks agree", tally)
         #expect(tally.violations + tally.unmeasured == 0)
     }
@@ -143,7 +143,7 @@ struct ConsistencyTests {
     func hostile() async throws {
         var options = WorldOptions()
         options.isHostile = true
-        let tally = try await Self.run(Self.seeds(240, from: 6000), options)
+        let tally = try await Self.run(Self.seeds(160, from: 6000), options)
         Self.report("clocks set and set back between fences", tally)
         #expect(tally.violations == 0 && tally.deletions == 0)
     }

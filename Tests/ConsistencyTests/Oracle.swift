@@ -176,7 +176,8 @@ struct Oracle {
         // The fences are those that truly lie around the cut, as far as they are behind the base.
         let firstPack = Int(UInt64(plan.base.firstPiece!, radix: 16)!)
         let around = fences(around: cut, of: s)
-        let before = around.before.flatMap { packs[$0.record.id]! >= firstPack ? $0 : nil }
+        // One before the base is looked for nearby.
+        let before = around.before.flatMap { packs[$0.record.id]! >= firstPack || precision.before != nil ? $0 : nil }
         let after = around.after
         // Without a fence between the base and the cut only the clocks order them.
         if before == nil, let after, packs[after.record.id]! < firstPack, !isBaseMeasured(plan.base, precision.offset, s) {
@@ -193,6 +194,10 @@ struct Oracle {
         tally.undecided += precision.undecided
         let hull = precision.offset ?? 0...0
         func isMeasured(_ entry: Entry) -> Bool { hull.contains(entry.anchorTime - entry.time) }
+        /// The time of a partition's first entry that is out.
+        func firstOut(_ partition: Int) -> Int64 {
+            world.index(Place(storage: s, partition: partition, offset: max(1, ends[partition] ?? 1))).map { storage.entries[$0].time } ?? 0
+        }
         // 2: every row's entry is in.
         for row in cut.inside {
             for place in row.names where place.storage == s {
@@ -206,16 +211,14 @@ struct Oracle {
                     tally.behindHeld += 1
                 } else if isMeasured(entry) || isBetween && !world.options.isHostile {
                     tally.violations += 1
-                    let first = storage.entries.filter { $0.place.partition == place.partition && $0.place.offset >= ends[place.partition] ?? 0 }.map { $0.time - cut.time }.max() ?? 0
-                    tally.missing = max(tally.missing, first)
+                    tally.missing = max(tally.missing, firstOut(place.partition) - cut.time)
                     if world.options.hasFences {
                         tally.problems.append(
                             "a row of \(row.truth - beginning) names \(plan.source)/\(place.partition)/\(place.offset), which is out: \(entry.anchorTime - cut.time) ns behind the target, offset \(entry.anchorTime - entry.time) in \(hull)")
                     }
                 } else {
                     tally.unmeasured += 1
-                    let first = storage.entries.filter { $0.place.partition == place.partition && $0.place.offset >= ends[place.partition] ?? 0 }.map { $0.time - cut.time }.max() ?? 0
-                    tally.missing = max(tally.missing, first)
+                    tally.missing = max(tally.missing, firstOut(place.partition) - cut.time)
                 }
             }
         }
@@ -232,6 +235,7 @@ struct Oracle {
                 tally.problems.append("\(plan.source)/\(partition) goes to \(ends[partition] ?? 0), short of the fence \(before.record.id)")
             }
         }
+        if let after, packs[after.record.id]! < firstPack { tally.problems.append("the base \(plan.base.id) of \(plan.source) is behind the fence \(after.record.id)") }
         let lastPack = after.map { packs[$0.record.id]! } ?? .max
         var known: [Int: UInt64] = [:]
         var limits: [Int: UInt64] = [:]

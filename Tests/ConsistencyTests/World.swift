@@ -115,8 +115,8 @@ struct World {
             now += chance.pick(200_000...14 * millisecond)
             if now >= nextMood {
                 nextMood = now + chance.pick(1...5) * second
-                rowRate = chance.pick([0, 0.02, 0.1, 0.3])!
-                for s in storages.indices { storages[s].rate = chance.pick([0, 0.02, 0.1, 0.3])! }
+                rowRate = chance.pick([0, 0.02, 0.06, 0.2])!
+                for s in storages.indices { storages[s].rate = chance.pick([0, 0.02, 0.06, 0.2])! }
             }
             moveClocks()
             commitRows()
@@ -354,7 +354,7 @@ struct World {
             storages[s].nextFence = now + chance.pick(700...1100) * millisecond
             guard !outage.contains(now) else { return }
             fenceNumber += 1
-            let wait = chance.happens(0.9) ? chance.pick(0...5) : chance.pick(5...900)
+            let wait = options.mutation == .none && chance.happens(0.9) ? chance.pick(0...5) : chance.pick(5...900)
             storages[s].asking = ("f\(fenceNumber)", storages[s].highest, now, now + wait * millisecond)
         }
     }
