@@ -220,7 +220,7 @@ public struct PlanLoader: Sendable {
     }
 
     /// Chapters that are read in search of a fence before a base.
-    private static let chaptersBack = 8
+    static let chaptersBack = 8
 
     /// The fences right before a base's first piece, in log order: enough of them to have one before the cut, unless there is none near.
     private func fences(before base: BaseRecord, of incarnation: IncarnationRecord, around cut: AnchorCut) async throws -> [FenceRecord] {
@@ -272,7 +272,7 @@ public struct PlanLoader: Sendable {
     }
 
     /// Whether the anchor's archived log has the fence's marker.
-    private func isConfirmed(_ fence: FenceRecord) async throws -> Bool {
+    func isConfirmed(_ fence: FenceRecord) async throws -> Bool {
         for incarnation in try await catalog.incarnations(of: fence.anchor) where incarnation.identity == fence.anchorIdentity {
             guard let name = try kind(of: incarnation).pieceName(endingAt: fence.position, branch: fence.branch, of: incarnation) else { continue }
             for index in try await catalog.indexes(ofPiecesNamed: name, of: incarnation)
