@@ -60,6 +60,7 @@ let package = Package(
         tests("StoreTests", ["Store", "DurableIO"]),
         tests("PackTests", ["Pack", "Catalog", "Planner", "Store"]),
         tests("RestoreTests", ["Restore", "Catalog", "Pack", "Store", "SourceGitaly", "DurableIO"]),
+        tests("ConsistencyTests", ["Restore", "Planner", "Catalog", "Pack", "Store", "Source"]),
         tests("SourceGitalyTests", ["SourceGitaly", "Source"], fixtures: true),
         tests("SourcePostgresTests", ["SourcePostgres", "Source", "Runtime", "Catalog", "Pack", "Store"]),
         tests(

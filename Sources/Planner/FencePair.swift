@@ -2,7 +2,7 @@ import ArchiveCore
 
 /// The fences around a cut, among those of a view's pieces.
 struct FencePair {
-    /// The index of the piece that completes the fence.
+    /// The index of the piece that completes the fence; -1: one before the view.
     typealias Placed = (fence: FenceRecord, piece: Int)
 
     /// The last fence before the cut and the first after it whose markers the anchor's log has.
@@ -19,8 +19,8 @@ struct FencePair {
         case needs([FenceRecord])
     }
 
-    static func search(_ pieces: [PieceSummary], around cut: AnchorCut, confirmed: [String: Bool]) -> Search {
-        var known: [Placed] = []
+    static func search(_ pieces: [PieceSummary], behind earlier: [FenceRecord], around cut: AnchorCut, confirmed: [String: Bool]) -> Search {
+        var known: [Placed] = earlier.filter(cut.knows).map { ($0, -1) }
         for (number, piece) in pieces.enumerated() {
             for fence in piece.fences where cut.knows(fence) { known.append((fence, number)) }
         }
