@@ -185,12 +185,13 @@ public struct ChapterName: Sendable, Hashable {
         let parts = path.dropLast(4).split(separator: "/", omittingEmptySubsequences: false)
         guard parts.count == 2, parts[0].utf8.count == 8, let branch = UInt32(hexDigits: Array(parts[0].utf8)) else { return nil }
         let fields = parts[1].split(separator: "-", omittingEmptySubsequences: false).map(String.init)
-        guard fields.count == 4, !fields[0].isEmpty, fields[0].utf8.count == fields[1].utf8.count, fields[1] <= fields[0],
+        guard fields.count == 4, PieceName.isName(fields[0]), PieceName.isName(fields[1]), fields[1] <= fields[0],
             let low = UInt64(fields[2], radix: 16), let high = UInt64(fields[3], radix: 16)
         else { return nil }
         self.init(
             branch: branch, first: fields[1], last: fields[0],
             times: low <= high ? Moment(rawValue: Int64(clamping: low))...Moment(rawValue: Int64(clamping: high)) : nil)
+        guard self.path == path else { return nil }
     }
 }
 
@@ -245,14 +246,14 @@ public struct Chapter: Sendable {
                     packed.varint(number)
                     packed.varint(span.start)
                     packed.varint(span.end - span.start)
-                    packed.varint(span.lastRecord.map { span.end - $0 } ?? 0)
+                    packed.varint(span.lastRecord.map { span.end &- $0 } ?? 0)
                 }
                 w.data(7, packed.bytes)
                 w.message(8) { piece.totals.encode(into: &$0) }
                 for fence in piece.fences { w.message(9) { fence.encode(into: &$0) } }
                 for event in piece.notable { w.message(10) { PieceIndex.encode(event, into: &$0) } }
                 if let last = piece.lastEvent {
-                    w.number(11, last.lowerBound + 1)
+                    w.number(11, last.lowerBound &+ 1)
                     w.number(12, last.upperBound - last.lowerBound)
                 }
                 if let numbers = piece.numbers {
@@ -334,7 +335,7 @@ extension PieceSummary {
             default: continue
             }
         }
-        guard name.utf8.count >= 4, name.utf8.count <= 64, suffix == "zst" || suffix == "tar.zst" else {
+        guard PieceName.isName(name), suffix == "zst" || suffix == "tar.zst" else {
             throw WireError(offset: 0, reason: "'\(name)' is no piece")
         }
         guard low <= high, all.low <= all.high, lowest <= highest, lastStart &+ lastLength >= lastStart else { throw WireError(offset: 0, reason: "a range ends before it begins") }
@@ -346,7 +347,8 @@ extension PieceSummary {
             let start = try check.varint()
             let length = try check.varint()
             let back = try check.varint()
-            guard stream < streams.count, start &+ length >= start, back <= length else { throw WireError(offset: 0, reason: "a span is impossible") }
+            // The last record may begin before the span, in the piece before.
+            guard stream < streams.count, start &+ length >= start, back <= start &+ length else { throw WireError(offset: 0, reason: "a span is impossible") }
             count += 1
         }
         guard notable.allSatisfy({ $0.span < count }) else { throw WireError(offset: 0, reason: "an event names a span that is not there") }

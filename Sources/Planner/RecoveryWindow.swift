@@ -30,6 +30,7 @@ public enum RecoveryWindow {
 /// Follows the log behind a base, piece by piece, to the first hole: the base's window lies before it.
 public struct WindowWalk: Sendable {
     private let base: BaseRecord
+    private let gaps: [GapRecord]
     private let path: BranchPath
     private let firstOffset: UInt64
     private let streamsMayBeginEmpty: Bool
@@ -44,8 +45,9 @@ public struct WindowWalk: Sendable {
     /// Where the log stops being whole: the stream, the first missing offset, and the last time before it that can be restored.
     public private(set) var hole: (stream: String, offset: UInt64, last: Moment)?
 
-    public init(base: BaseRecord, windows: [LogSpan], path: BranchPath, streamsMayBeginEmpty: Bool, firstOffset: UInt64) {
+    public init(base: BaseRecord, windows: [LogSpan], path: BranchPath, streamsMayBeginEmpty: Bool, firstOffset: UInt64, gaps: [GapRecord] = []) {
         self.base = base
+        self.gaps = gaps
         self.path = path
         self.firstOffset = firstOffset
         self.streamsMayBeginEmpty = streamsMayBeginEmpty
@@ -79,7 +81,8 @@ public struct WindowWalk: Sendable {
         }
         if let (stream, offset) = found {
             // What is missing may have come at once: without anything before it not even the base's own end can be restored.
-            hole = (stream, offset, (streamsMayBeginEmpty ? safe[stream] : lastCommit) ?? base.completed.adding(nanoseconds: -1))
+            let last = (streamsMayBeginEmpty ? safe[stream] : lastCommit) ?? base.completed.adding(nanoseconds: -1)
+            hole = (stream, offset, max(last, gaps.first { $0.explains(stream, offset) }?.provenUpTo ?? last))
             return false
         }
         // Commits behind the end of a branch are not on the path, and nothing here tells their times from the others'.

@@ -80,7 +80,7 @@ extension PlanLoader {
     ) async throws {
         var walk = WindowWalk(
             base: base, windows: try await catalog.spans(of: base, in: window.incarnation), path: path,
-            streamsMayBeginEmpty: kind.streamsMayBeginEmpty, firstOffset: kind.firstOffset)
+            streamsMayBeginEmpty: kind.streamsMayBeginEmpty, firstOffset: kind.firstOffset, gaps: gaps)
         var cursor = LogCursor(catalog: catalog, incarnation: window.incarnation, path: path, from: base.firstPiece)
         var first: FenceRecord?
         var last: FenceRecord?
@@ -92,7 +92,7 @@ extension PlanLoader {
         }
         let range = walk.range(watermark: window.watermark)
         if let hole = walk.hole, !window.holes.contains(where: { $0.stream == hole.stream && $0.offset == hole.offset }) {
-            let gap = gaps.first { $0.stream == hole.stream && $0.start <= hole.offset && $0.end > hole.offset }
+            let gap = gaps.first { $0.explains(hole.stream, hole.offset) }
             window.holes.append(
                 .init(
                     stream: hole.stream, offset: hole.offset, position: kind.describe(offset: hole.offset), last: range?.upperBound, next: nil,
