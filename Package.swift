@@ -61,6 +61,7 @@ let package = Package(
         tests("PackTests", ["Pack", "Catalog", "Planner", "Store"]),
         tests("RestoreTests", ["Restore", "Catalog", "Pack", "Store", "SourceGitaly", "DurableIO"]),
         tests("ConsistencyTests", ["Restore", "Planner", "Catalog", "Pack", "Store", "Source"]),
+        tests("RestoreLogTests", ["Restore", "Planner", "Catalog", "Pack", "Store", "Source", "SourceGitaly", "SourcePostgres"]),
         tests("SourceGitalyTests", ["SourceGitaly", "Source"], fixtures: true),
         tests("SourcePostgresTests", ["SourcePostgres", "Source", "Runtime", "Catalog", "Pack", "Store"]),
         tests(

@@ -4,7 +4,7 @@ import Planner
 import Source
 
 /// What is to be planned.
-public struct PlanRequest: Sendable {
+public struct PlanRequest: Sendable, Hashable {
     public var target: RecoveryTarget
     /// The target itself is left out: everything strictly before it.
     public var exclusive: Bool
