@@ -64,7 +64,8 @@ extension PlanLoader {
         _ name: String, _ rule: CutRule, _ request: PlanRequest, asked: String?, anchors: [String],
         _ planAnchor: (String) async throws -> SourcePlan
     ) async throws -> (plan: SourcePlan, warning: String?) {
-        let fenced = try await lastFence(of: name)?.anchor
+        // With one anchor there is nothing to be found out.
+        let fenced = anchors.count == 1 ? nil : try await lastFence(of: name)?.anchor
         guard let anchor = asked ?? fenced.flatMap({ anchors.contains($0) ? $0 : nil }) ?? (anchors.count == 1 ? anchors[0] : nil) else {
             return (try await plan(source: name, rule: rule), nil)
         }
