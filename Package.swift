@@ -27,6 +27,7 @@ let package = Package(
         .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
         .systemLibrary(name: "CCrypto", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
         .systemLibrary(name: "CYaml", pkgConfig: "yaml-0.1", providers: [.apt(["libyaml-dev"])]),
+        .systemLibrary(name: "CGit2", pkgConfig: "libgit2", providers: [.apt(["libgit2-dev"])]),
         .systemLibrary(name: "CSystem"),
         // CRC-32C over the processor's instruction, with a table where there is none.
         .target(name: "CHash", cSettings: [.unsafeFlags(["-O2"])]),
@@ -43,12 +44,13 @@ let package = Package(
         module("Catalog", ["ArchiveCore", "Source", "Pack", "Store"]),
         module("Planner", ["ArchiveCore"]),
         module("Restore", ["ArchiveCore", "Source", "Planner", "Catalog", "Pack", "Store", "DurableIO", "Runtime"]),
+        module("CrossCheck", ["ArchiveCore", "Source", "DurableIO", "Runtime", "CGit2"]),
         module("Sidecar", ["ArchiveCore", "Source", "Catalog", "Pack", "Store", "DurableIO", "Runtime"]),
         .executableTarget(
             name: "tidemark",
             dependencies: [
                 "ArchiveCore", "DurableIO", "Runtime", "Source", "SourcePostgres", "SourceGitaly", "Pack", "Store", "Catalog",
-                "Planner", "Restore", "Sidecar", "CYaml",
+                "Planner", "Restore", "CrossCheck", "Sidecar", "CYaml",
             ], swiftSettings: settings),
 
         // Test support and tests.
@@ -62,7 +64,9 @@ let package = Package(
         tests("PackTests", ["Pack", "Catalog", "Planner", "Store"]),
         tests("RestoreTests", ["Restore", "Catalog", "Pack", "Store", "SourceGitaly", "DurableIO"]),
         tests("SourceGitalyTests", ["SourceGitaly", "Source"], fixtures: true),
-        tests("SourcePostgresTests", ["SourcePostgres", "Source", "Runtime"]),
+        tests("SourcePostgresTests", ["SourcePostgres", "Source", "Runtime", "Catalog", "Pack", "Store"]),
+        tests(
+            "CrossCheckTests", ["CrossCheck", "Source", "SourcePostgres", "SourceGitaly", "Restore", "Catalog", "Pack", "Store", "DurableIO", "Runtime"]),
         tests("CommandTests", ["tidemark"]),
     ]
 )

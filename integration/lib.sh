@@ -133,7 +133,7 @@ PY
 # What a Swift toolchain itself needs to run and to link.
 TM_TOOLCHAIN_PACKAGES="binutils ca-certificates git libc6-dev libcurl4 libedit2 libgcc-12-dev libncurses6 libpython3.11 libsqlite3-0
     libstdc++-12-dev libxml2 libz3-4 tzdata"
-TM_PACKAGES="libpq-dev libzstd-dev libssl-dev libyaml-dev pkg-config postgresql-15 zstd xz-utils python3-venv lz4 $TM_TOOLCHAIN_PACKAGES"
+TM_PACKAGES="libpq-dev libzstd-dev libssl-dev libyaml-dev libgit2-dev pkg-config postgresql-15 zstd xz-utils python3-venv lz4 $TM_TOOLCHAIN_PACKAGES"
 
 install_packages() {
     local missing=() p
@@ -223,7 +223,7 @@ find_swift() {
 # ------------------------------------------------------------------------------------------ PostgreSQL
 
 # start_postgres BINDIR DIR [setting…]: DIR/data, DIR/log, socket in DIR; sets PGPORT_OF_LAST.
-# The first start makes the cluster; superuser postgres, trust on the socket, replication included.
+# The first start makes the cluster; superuser postgres, trust on the socket, replication included. TM_INITDB: more words for initdb.
 start_postgres() {
     local bin="$1" dir="$2"; shift 2
     local port setting
@@ -231,7 +231,7 @@ start_postgres() {
     if [ "$(id -u)" = 0 ]; then chown postgres:postgres "$dir"; fi
     chmod 0755 "$dir"
     if ! [ -e "$dir/data/PG_VERSION" ]; then
-        as_postgres "$bin/initdb" -D "$dir/data" -U postgres -A trust -E UTF8 --no-locale -N \
+        as_postgres "$bin/initdb" -D "$dir/data" -U postgres -A trust -E UTF8 --no-locale -N ${TM_INITDB:-} \
             >"$dir.initdb" 2>&1 || { cat "$dir.initdb" >&2; return 1; }
     fi
     port="$(free_port)"

@@ -38,6 +38,7 @@ sources:
   - gitaly: default
     storage: $STORAGE
     log: wal
+    fence: main
 YAML
 }
 
@@ -106,6 +107,10 @@ window_covers() { # window_covers TIME [together|SOURCE…]
     "$TIDEMARK" window --config "$CONFIG" --json | "$PROVE" window "$@"
 }
 
+watermark_covers() { # watermark_covers SOURCE TIME: whether a base can serve it or not
+    "$TIDEMARK" window --config "$CONFIG" --json | "$PROVE" watermark "$@"
+}
+
 count_bases() { "$TIDEMARK" list --config "$CONFIG" --json | "$PROVE" bases; }
 
 time_now() { date -u +%Y-%m-%dT%H:%M:%S.%NZ; }
@@ -124,6 +129,18 @@ start_restored() {
 
 restored_is_open() { [ "$(sql "$RESTORED" "SELECT pg_is_in_recovery()")" = f ]; }
 
+# await_recovery DATA LOG: how the recovery of a server that was started ends. Sets OUTCOME: open, ended, or (after 60 s) endless
+await_recovery() {
+    local tenths
+    for (( tenths = 600; tenths > 0; tenths-- )); do
+        # In this order: a server that has ended may have been open before.
+        if ! as_postgres test -e "$1/postmaster.pid"; then OUTCOME=ended; else OUTCOME=endless; fi
+        if grep -q 'database system is ready to accept connections' "$2"; then OUTCOME=open; fi
+        [ "$OUTCOME" = endless ] || return 0
+        sleep 0.1
+    done
+}
+
 # prove_restored TIME|latest STORAGE: journal against rows, rows against commits, every repository with fsck
 prove_restored() {
     sql "$RESTORED" "SELECT json_build_object('id', id, 'repository', repository, 'sha', sha) FROM pushes ORDER BY id" >"$TM_WORK/rows.jsonl"
@@ -137,6 +154,32 @@ tidemark_or_die() { # prints the output only where it failed
         die "tidemark $1: exit code $status"
     }
 }
+
+# ------------------------------------------------------------------------------------------- refusals
+
+digest() { # digest DIRECTORY: everything in it, names and contents
+    if [ -e "$1" ]; then (cd "$1" && find . -type f -print0 | sort -z | xargs -0r sha256sum) | sha256sum; else echo absent; fi
+}
+
+# refused STATUS PATTERN COMMAND…: the command ends with STATUS, says PATTERN, and neither $ARCHIVE, $DAMAGED nor $TARGET changes.
+# What it said stays in $TM_WORK/refused.out.
+refused() {
+    local status="$1" pattern="$2" got=0 before after
+    shift 2
+    before="$(digest "$ARCHIVE") $(digest "$DAMAGED") $(digest "$TARGET")"
+    "$@" >"$TM_WORK/refused.out" 2>&1 || got=$?
+    after="$(digest "$ARCHIVE") $(digest "$DAMAGED") $(digest "$TARGET")"
+    [ "$got" = "$status" ] || { cat "$TM_WORK/refused.out" >&2; die "exit code $got, not $status: $*"; }
+    grep -Eq -- "$pattern" "$TM_WORK/refused.out" || { cat "$TM_WORK/refused.out" >&2; die "no word of '$pattern': $*"; }
+    [ "$before" = "$after" ] || die "something changed: $*"
+    note "$status  $(grep -m1 '^error:\|FAILED' "$TM_WORK/refused.out" | sed 's/^ *//' | cut -c1-150)"
+}
+
+flip() { # flip FILE: one bit in its middle
+    python3 -c 'import sys; f = open(sys.argv[1], "r+b"); b = bytearray(f.read()); b[len(b) // 2] ^= 4; f.seek(0); f.write(b)' "$1"
+}
+
+# ---------------------------------------------------------------------------------------- the whole of it
 
 # scenario_run BINDIR SECONDS: the whole of it; SECONDS is how long the load runs before and after the base
 scenario_run() {

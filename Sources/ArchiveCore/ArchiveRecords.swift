@@ -83,15 +83,21 @@ public struct GapRecord: Codable, Sendable, Hashable {
     public var end: UInt64
     public var noticed: Moment
     public var cause: String
+    /// Nothing that is missing was committed up to this time: the source's watermark when the hole was noticed.
+    public var provenUpTo: Moment?
 
-    public init(stream: String, branch: UInt32, start: UInt64, end: UInt64, noticed: Moment, cause: String) {
+    public init(stream: String, branch: UInt32, start: UInt64, end: UInt64, noticed: Moment, cause: String, provenUpTo: Moment? = nil) {
         self.stream = stream
         self.branch = branch
         self.start = start
         self.end = end
         self.noticed = noticed
         self.cause = cause
+        self.provenUpTo = provenUpTo
     }
+
+    /// Whether the first missing offset is in this hole.
+    public func explains(_ stream: String, _ offset: UInt64) -> Bool { self.stream == stream && start <= offset && offset < end }
 }
 
 /// A base backup: what `base.json` beside its objects says.

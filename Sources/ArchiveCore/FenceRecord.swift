@@ -54,9 +54,13 @@ public struct FenceRecord: Codable, Sendable, Hashable {
     /// What the anchor's clock shows less what the follower's shows, in nanoseconds: the lowest and the highest value that this fence
     /// allows. Also right when the follower's clock was set back in between.
     public var offset: ClosedRange<Int64> {
-        let low = anchorTime.rawValue - max(asked, answered).rawValue
-        let high = anchorTime.rawValue - min(asked, answered).rawValue
-        return low...high
+        // A year at most: what somebody else wrote must not overflow.
+        func difference(_ follower: Moment) -> Int64 {
+            let limit: Int64 = 31_536_000_000_000_000
+            let (value, isWide) = anchorTime.rawValue.subtractingReportingOverflow(follower.rawValue)
+            return isWide ? (anchorTime < follower ? -limit : limit) : max(-limit, min(limit, value))
+        }
+        return difference(max(asked, answered))...difference(min(asked, answered))
     }
 
     func encode(into w: inout WireWriter) {

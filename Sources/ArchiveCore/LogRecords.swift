@@ -29,16 +29,17 @@ public struct LogEvent: Hashable, Sendable {
         public static let commit = Kind(rawValue: 1)
         public static let abort = Kind(rawValue: 2)
         public static let restorePoint = Kind(rawValue: 3)
-        /// A marker that ties two logs together, seen in the log that it was written to; `subject` is its `FenceRecord.id`.
+        /// A marker that ties two logs together, seen in the log that it was written to; `subject` is its `FenceRecord.id`, the one
+        /// detail its digest. It carries no time: 0.
         public static let fence = Kind(rawValue: 4)
-        /// A transaction was prepared for a later commit (two-phase commit).
+        /// A transaction was prepared for a later commit (two-phase commit), which has an event of its own.
         public static let prepare = Kind(rawValue: 5)
     }
 
     public struct Flags: OptionSet, Hashable, Sendable {
         public let rawValue: UInt64
         public init(rawValue: UInt64) { self.rawValue = rawValue }
-        /// The commit dropped relations; `number` of them is in `details`.
+        /// The commit dropped files of relations; `details` has their number, then the first 32 as `tablespace/database/file`.
         public static let drops = Flags(rawValue: 1)
         public static let created = Flags(rawValue: 2)
         public static let deleted = Flags(rawValue: 4)
@@ -60,11 +61,11 @@ public struct LogEvent: Hashable, Sendable {
     public var time: Moment
     public var kind: Kind
     public var flags: Flags
-    /// PostgreSQL: the transaction id. Gitaly: unused.
+    /// PostgreSQL: the transaction id, for a prepared transaction its own; 0 where there is none. Gitaly: unused.
     public var number: UInt64
     /// What the event is about: a repository's path, a restore point's name. For people; bytes that are not UTF-8 are replaced.
     public var subject: String
-    /// Gitaly: the references changed, as `name new-id`. For people.
+    /// Gitaly: the references changed, as `name new-id`. PostgreSQL: see `Flags.drops` and `Kind.fence`.
     public var details: [String]
     /// Index of the frame that holds the record, when the piece has one frame for each record.
     public var frame: Int?
@@ -128,12 +129,17 @@ public struct PieceName: Hashable, Sendable, CustomStringConvertible {
         return text
     }
 
+    /// Whether a piece can have this name: 4 to 64 hexadecimal digits in upper case.
+    static func isName(_ name: String) -> Bool {
+        (4...64).contains(name.utf8.count) && name.utf8.allSatisfy { (0x30...0x39).contains($0) || (0x41...0x46).contains($0) }
+    }
+
     /// Reads `description` with its suffix; `nil` for anything else.
     public init?(path: String) {
         let parts = path.split(separator: "/", omittingEmptySubsequences: false)
         guard parts.count == 3, parts[0].utf8.count == 8, let branch = UInt32(hexDigits: Array(parts[0].utf8)) else { return nil }
         let fields = parts[2].split(separator: ".", omittingEmptySubsequences: false).map(String.init)
-        guard fields.count >= 2, fields[0].utf8.count >= 4, parts[1] == fields[0].dropLast(3) else { return nil }
+        guard fields.count >= 2, Self.isName(fields[0]), parts[1] == fields[0].dropLast(3) else { return nil }
         var part: Range<UInt64>?
         var rest = 1
         if fields.count >= 4, fields[2] == "tail" {
@@ -307,7 +313,7 @@ extension LogSpan {
         w.number(2, UInt64(branch))
         w.number(3, start)
         w.number(4, end)
-        if let lastRecord { w.number(5, lastRecord + 1) }
+        if let lastRecord { w.number(5, lastRecord &+ 1) }
     }
 
     public init(decoding bytes: ArraySlice<UInt8>) throws(WireError) {
@@ -319,10 +325,12 @@ extension LogSpan {
             case 2: branch = UInt32(clamping: try value.number("branch"))
             case 3: start = try value.number("start")
             case 4: end = try value.number("end")
-            case 5: lastRecord = try value.number("last record") &- 1
+            case 5:
+                let number = try value.number("last record")
+                lastRecord = number > 0 ? number - 1 : nil
             default: continue
             }
         }
-        guard start <= end else { throw WireError(offset: 0, reason: "a span ends before it begins") }
+        guard start <= end, lastRecord ?? 0 <= end else { throw WireError(offset: 0, reason: "a span ends before it begins") }
     }
 }

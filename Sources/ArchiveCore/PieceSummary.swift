@@ -78,6 +78,8 @@ public struct PieceSummary: Sendable {
     private var packed: Spans
     /// Earliest and latest time of a commit in it, by the source's clock; `nil` when it has none.
     public var times: ClosedRange<Moment>?
+    /// The same of all that carries a time, by the source's clock: also rolled back transactions, restore points, and fences.
+    public var eventTimes: ClosedRange<Moment>?
     /// Lowest and highest transaction id that ends in it.
     public var numbers: ClosedRange<UInt64>?
     /// Where the last event begins and ends, of a piece of one stream.
@@ -95,8 +97,15 @@ public struct PieceSummary: Sendable {
         fences = index.fences
         totals = LogTotals()
         notable = []
+        func see(_ time: Moment) { eventTimes = eventTimes.map { min($0.lowerBound, time)...max($0.upperBound, time) } ?? time...time }
+        for fence in fences {
+            see(fence.asked)
+            see(fence.answered)
+        }
         for event in index.events {
             totals.add(event)
+            // A marker carries no time.
+            if event.kind != .fence { see(event.time) }
             if event.kind == .restorePoint || event.flags.contains(.unresolvedLink) { notable.append(event) }
             if event.isDecisive { times = times.map { min($0.lowerBound, event.time)...max($0.upperBound, event.time) } ?? event.time...event.time }
             if event.number > 0 { numbers = numbers.map { min($0.lowerBound, event.number)...max($0.upperBound, event.number) } ?? event.number...event.number }
@@ -163,7 +172,7 @@ public struct ChapterName: Sendable, Hashable {
     /// Names of its first and its last piece.
     public var first: String
     public var last: String
-    /// Earliest and latest time of a commit in it.
+    /// Earliest and latest time of anything in it, by the source's clock.
     public var times: ClosedRange<Moment>?
 
     public init(branch: UInt32, first: String, last: String, times: ClosedRange<Moment>?) {
@@ -186,12 +195,13 @@ public struct ChapterName: Sendable, Hashable {
         let parts = path.dropLast(4).split(separator: "/", omittingEmptySubsequences: false)
         guard parts.count == 2, parts[0].utf8.count == 8, let branch = UInt32(hexDigits: Array(parts[0].utf8)) else { return nil }
         let fields = parts[1].split(separator: "-", omittingEmptySubsequences: false).map(String.init)
-        guard fields.count == 4, !fields[0].isEmpty, fields[0].utf8.count == fields[1].utf8.count, fields[1] <= fields[0],
+        guard fields.count == 4, PieceName.isName(fields[0]), PieceName.isName(fields[1]), fields[1] <= fields[0],
             let low = UInt64(fields[2], radix: 16), let high = UInt64(fields[3], radix: 16)
         else { return nil }
         self.init(
             branch: branch, first: fields[1], last: fields[0],
             times: low <= high ? Moment(rawValue: Int64(clamping: low))...Moment(rawValue: Int64(clamping: high)) : nil)
+        guard self.path == path else { return nil }
     }
 }
 
@@ -216,7 +226,7 @@ public struct Chapter: Sendable {
     public var name: ChapterName {
         var times: ClosedRange<Moment>?
         for piece in pieces {
-            guard let some = piece.times else { continue }
+            guard let some = piece.eventTimes else { continue }
             times = times.map { min($0.lowerBound, some.lowerBound)...max($0.upperBound, some.upperBound) } ?? some
         }
         return ChapterName(branch: branch, first: pieces[0].name.name, last: pieces[pieces.count - 1].name.name, times: times)
@@ -246,19 +256,24 @@ public struct Chapter: Sendable {
                     packed.varint(number)
                     packed.varint(span.start)
                     packed.varint(span.end - span.start)
-                    packed.varint(span.lastRecord.map { span.end - $0 } ?? 0)
+                    packed.varint(span.lastRecord.map { span.end &- $0 } ?? 0)
                 }
                 w.data(7, packed.bytes)
                 w.message(8) { piece.totals.encode(into: &$0) }
                 for fence in piece.fences { w.message(9) { fence.encode(into: &$0) } }
                 for event in piece.notable { w.message(10) { PieceIndex.encode(event, into: &$0) } }
                 if let last = piece.lastEvent {
-                    w.number(11, last.lowerBound + 1)
+                    w.number(11, last.lowerBound &+ 1)
                     w.number(12, last.upperBound - last.lowerBound)
                 }
                 if let numbers = piece.numbers {
                     w.number(13, numbers.lowerBound)
                     w.number(14, numbers.upperBound)
+                }
+                if let all = piece.eventTimes, all != piece.times {
+                    w.signed(15, all.lowerBound.rawValue)
+                    w.signed(16, all.upperBound.rawValue)
+                    w.number(17, 1)
                 }
             }
         }
@@ -298,6 +313,7 @@ extension PieceSummary {
         var low: Int64 = 0
         var high: Int64 = 0
         var hasTimes = false
+        var all: (low: Int64, high: Int64, isThere: Bool) = (0, 0, false)
         var spans: ArraySlice<UInt8> = []
         var totals = LogTotals()
         var fences: [FenceRecord] = []
@@ -323,13 +339,16 @@ extension PieceSummary {
             case 12: lastLength = try value.number("last event")
             case 13: lowest = try value.number("transaction id")
             case 14: highest = try value.number("transaction id")
+            case 15: all.low = zigZag(try value.number("time"))
+            case 16: all.high = zigZag(try value.number("time"))
+            case 17: all.isThere = true
             default: continue
             }
         }
-        guard name.utf8.count >= 4, name.utf8.count <= 64, suffix == "zst" || suffix == "tar.zst" else {
+        guard PieceName.isName(name), suffix == "zst" || suffix == "tar.zst" else {
             throw WireError(offset: 0, reason: "'\(name)' is no piece")
         }
-        guard low <= high, lowest <= highest, lastStart &+ lastLength >= lastStart else { throw WireError(offset: 0, reason: "a range ends before it begins") }
+        guard low <= high, all.low <= all.high, lowest <= highest, lastStart &+ lastLength >= lastStart else { throw WireError(offset: 0, reason: "a range ends before it begins") }
         // Proven once, so that nothing has to be checked when they are used.
         var count = 0
         var check = WireReader(spans)
@@ -338,7 +357,8 @@ extension PieceSummary {
             let start = try check.varint()
             let length = try check.varint()
             let back = try check.varint()
-            guard stream < streams.count, start &+ length >= start, back <= length else { throw WireError(offset: 0, reason: "a span is impossible") }
+            // The last record may begin before the span, in the piece before.
+            guard stream < streams.count, start &+ length >= start, back <= start &+ length else { throw WireError(offset: 0, reason: "a span is impossible") }
             count += 1
         }
         guard notable.allSatisfy({ $0.span < count }) else { throw WireError(offset: 0, reason: "an event names a span that is not there") }
@@ -346,6 +366,7 @@ extension PieceSummary {
         storedLength = length
         packed = .packed(spans, streams: streams, branch: branch)
         times = hasTimes ? Moment(rawValue: low)...Moment(rawValue: high) : nil
+        eventTimes = all.isThere ? Moment(rawValue: all.low)...Moment(rawValue: all.high) : times
         numbers = highest > 0 ? lowest...highest : nil
         lastEvent = lastStart > 0 ? (lastStart - 1)..<(lastStart - 1 + lastLength) : nil
         self.totals = totals

@@ -132,9 +132,10 @@ extension Catalog {
         tails.removeAll { tail in
             tail.name.branch < branch || (tail.name.branch == branch && last.map { tail.name.name <= $0.name } ?? false)
         }
-        let state = ResumeState(
+        var state = ResumeState(
             incarnation: i, lastPiece: checkpoint.lastPiece, tails: tails, positions: checkpoint.positions,
             branches: try await branches(of: i))
+        state.content = { name in try await read(name, index: try await index(of: name, of: i), of: i) }
         return (state, checkpoint)
     }
 }

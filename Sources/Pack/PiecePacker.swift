@@ -54,6 +54,35 @@ public enum PiecePacker {
         return contents
     }
 
+    /// All frames of a stored object, proven by the lengths and digests that its index has.
+    ///
+    /// - Throws: `.objectDamaged` with the object's name.
+    public static func prove(_ object: [UInt8], by index: PieceIndex, of name: String) throws(ArchiveError) -> [[UInt8]] {
+        guard UInt64(object.count) == index.storedLength else {
+            throw damaged(name, "it has \(object.count) bytes; \(index.storedLength) were archived")
+        }
+        guard SHA256.of(object) == index.storedSHA256 else { throw damaged(name, "its SHA-256 is not the recorded one") }
+        return try unpack(object, frames: index.frames, of: name)
+    }
+
+    /// The frames that a stored object is made of, found out without its index; each is proven by its own checksum only.
+    ///
+    /// - Throws: `.objectDamaged` when it is anything but a row of whole frames.
+    public static func frames(of object: [UInt8]) throws(ArchiveError) -> (frames: [LogFrame], contents: [[UInt8]]) {
+        var frames: [LogFrame] = []
+        var contents: [[UInt8]] = []
+        var decompressor = try Zstd.Decompressor()
+        var at = 0
+        while at < object.count {
+            let length = try Zstd.frameLength(object[at...])
+            let raw = try decompressor.decompress(object[at..<at + length], limit: UInt64(ObjectKey.maximumSize))
+            frames.append(LogFrame(offset: UInt64(at), length: UInt64(length), rawLength: UInt64(raw.count), sha256: SHA256.of(raw)))
+            contents.append(raw)
+            at += length
+        }
+        return (frames, contents)
+    }
+
     private static func damaged(_ name: String, _ why: String) -> ArchiveError {
         ArchiveError(
             .objectDamaged, "The archived log '\(name)' is damaged: \(why).",

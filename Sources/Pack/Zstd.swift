@@ -83,6 +83,13 @@ public enum Zstd {
         return try decompressor.decompress(bytes, limit: limit)
     }
 
+    /// Bytes of the frame that `bytes` begin with.
+    ///
+    /// - Throws: `.objectDamaged` when they begin with no frame, or end within it.
+    public static func frameLength(_ bytes: ArraySlice<UInt8>) throws(ArchiveError) -> Int {
+        try check(bytes.withUnsafeBytes { ZSTD_findFrameCompressedSize($0.baseAddress, $0.count) })
+    }
+
     private static func check(_ result: Int) throws(ArchiveError) -> Int {
         guard ZSTD_isError(result) == 0 else {
             throw ArchiveError(.objectDamaged, "zstd failed: \(String(cString: ZSTD_getErrorName(result))).")

@@ -20,43 +20,42 @@ struct FencePair {
     }
 
     static func search(_ pieces: [PieceSummary], around cut: AnchorCut, confirmed: [String: Bool]) -> Search {
-        var before: [Placed] = []
-        var after: [Placed] = []
+        var known: [Placed] = []
         for (number, piece) in pieces.enumerated() {
-            for fence in piece.fences where cut.knows(fence) {
-                // Positions only grow: what comes after a fence that lies behind the cut lies behind it too.
-                if after.isEmpty, cut.isAfter(fence) { before.append((fence, number)) } else { after.append((fence, number)) }
-            }
+            for fence in piece.fences where cut.knows(fence) { known.append((fence, number)) }
+        }
+        // Places in `known`. A marker that was lost says nothing about order: other records took its position.
+        var before: [Int] = []
+        var after: [Int] = []
+        for (place, candidate) in known.enumerated() where confirmed[candidate.fence.id] != false {
+            // Positions only grow: what comes after a fence that lies behind the cut lies behind it too.
+            if after.isEmpty, cut.isAfter(candidate.fence) { before.append(place) } else { after.append(place) }
         }
         var needed: [FenceRecord] = []
-        func first(_ candidates: some Sequence<Placed>) -> Placed? {
+        func first(_ candidates: some Sequence<Int>) -> Int? {
             var asked = 0
-            for candidate in candidates {
-                switch confirmed[candidate.fence.id] {
-                case true?: return asked == 0 ? candidate : nil
-                case false?: continue
-                case nil:
-                    needed.append(candidate.fence)
-                    asked += 1
-                    if asked == batch { return nil }
-                }
+            for place in candidates {
+                if confirmed[known[place].fence.id] == true { return asked == 0 ? place : nil }
+                needed.append(known[place].fence)
+                asked += 1
+                if asked == batch { return nil }
             }
             return nil
         }
-        var pair = FencePair()
-        pair.before = first(before.reversed())
-        pair.after = first(after)
+        let from = first(before.reversed())
+        let to = first(after)
         guard needed.isEmpty else { return .needs(needed) }
+        var pair = FencePair()
+        pair.before = from.map { known[$0] }
+        pair.after = to.map { known[$0] }
         // Every reading of the clocks between the two counts, also that of a fence whose marker was lost.
-        var hull: ClosedRange<Int64>?
-        for (fence, piece) in before + after where piece >= pair.before?.piece ?? 0 && piece <= pair.after?.piece ?? .max {
-            let outside = pair.before.map { fence.position < $0.fence.position } ?? false || pair.after.map { fence.position > $0.fence.position } ?? false
-            if outside { continue }
-            hull = hull.map { min($0.lowerBound, fence.offset.lowerBound)...max($0.upperBound, fence.offset.upperBound) } ?? fence.offset
-            // Without a fence after the cut the first ones tell; the clocks of later days say nothing about it.
-            if pair.before == nil, pair.after == nil { break }
+        var readings = known[(from ?? 0)..<(to.map { $0 + 1 } ?? known.count)]
+        // Where all markers were lost the nearest readings have to do; the clocks of other days say nothing about the cut.
+        if from == nil, to == nil, let next = readings.firstIndex(where: { !cut.isAfter($0.fence) }) { readings = readings[max(0, next - 1)...next] }
+        for reading in readings {
+            let offset = reading.fence.offset
+            pair.offset = pair.offset.map { min($0.lowerBound, offset.lowerBound)...max($0.upperBound, offset.upperBound) } ?? offset
         }
-        pair.offset = hull
         return .found(pair)
     }
 }

@@ -15,6 +15,9 @@ struct LogCut {
         /// Where the last event that is in begins and ends.
         var through: UInt64?
         var end: UInt64
+        /// The first offset after the last commit that is in, and the piece that holds it while only its summary is known.
+        var lower: UInt64
+        var lastCommitPiece: PieceName?
         /// Where the first commit that is out begins.
         var upper: UInt64?
         /// The first offset that is not there, all before it being there, and the latest commit before it.
@@ -30,7 +33,7 @@ struct LogCut {
         if case .position(let position, _) = rule, position < window.end {
             throw Planner.beforeBase(base, "\(view.describe(position)) lies before the end of the base \(base.id) at \(view.describe(window.end))")
         }
-        var state = State(end: window.end, reached: window.start)
+        var state = State(end: window.end, lower: window.end, reached: window.start)
         var wanted: [(piece: PlannedPiece, start: UInt64)] = []
         for piece in view.pieces {
             guard let branchEnd = view.path.end(of: piece.name.branch), let span = piece.spans.first else { continue }
@@ -47,7 +50,10 @@ struct LogCut {
                 state.seen += piece.totals
                 guard state.isInside else { continue }
                 state.applied += piece.totals
-                if let last = piece.times?.upperBound { state.lastApplied = max(last, state.lastApplied ?? last) }
+                if let last = piece.times?.upperBound {
+                    state.lastApplied = max(last, state.lastApplied ?? last)
+                    state.lastCommitPiece = piece.name
+                }
                 if let last = piece.lastEvent, last.upperBound > window.end {
                     state.through = last.lowerBound
                     state.end = last.upperBound
@@ -62,7 +68,9 @@ struct LogCut {
             state.through = last
             state.end = max(state.end, state.reached)
         }
-        guard state.reached >= state.end else { throw Planner.hole(window.stream, at: state.reached, before: state.lastReached, in: view) }
+        guard state.reached >= state.end else { throw Planner.hole(window.stream, at: state.reached, before: lastBefore(state), in: view) }
+        // Fences of the idle time behind the last commit are ordered by their times, so its place has to be known.
+        if case .time = rule, let piece = state.lastCommitPiece { return .needsEvents([piece]) }
         // Behind the last event that is in nothing needs to be read.
         let limit = max(state.end, (state.through ?? 0) + 1)
         wanted.removeAll { $0.start >= limit }
@@ -72,15 +80,25 @@ struct LogCut {
             SourcePlan(
                 source: view.source, incarnation: view.incarnation, base: base, spans: [window],
                 cuts: [StreamCut(stream: window.stream, branch: view.path.last, through: state.through, end: state.end)], pieces: wanted.map(\.piece),
-                branches: view.branches.filter { view.path.end(of: $0.branch) != nil }, applied: state.applied,
+                branches: view.branches, applied: state.applied,
                 left: view.isComplete || view.beyond != nil ? left : nil, lastApplied: state.lastApplied, anchor: anchor(rule, state)))
     }
 
     /// What lies in a hole is unknown: the cut must lie before it, at the latest where the last commit before it is.
     private func stopAtHole(_ rule: CutRule, _ state: inout State) throws(PlanRefusal) {
-        if case .time(let time, _) = rule, let last = state.lastReached, time <= last { state.upper = state.reached } else {
-            throw Planner.hole(window.stream, at: state.reached, before: state.lastReached, in: view)
-        }
+        let isBefore =
+            switch rule {
+            case .time(let time, _): lastBefore(state).map { time <= $0 } ?? false
+            case .position(let position, let exclusive): position < state.reached || exclusive && position == state.reached
+            case .latest, .anchored: false
+            }
+        guard isBefore else { throw Planner.hole(window.stream, at: state.reached, before: lastBefore(state), in: view) }
+        state.upper = state.reached
+    }
+
+    /// The last time before a hole at which nothing of it had been committed.
+    private func lastBefore(_ state: State) -> Moment? {
+        [state.lastReached, view.gaps.first { $0.explains(window.stream, state.reached) }?.provenUpTo].compactMap { $0 }.max()
     }
 
     /// Whether a piece's summary does not say enough.
@@ -111,6 +129,8 @@ struct LogCut {
                     return
                 }
                 state.lastApplied = max(event.time, state.lastApplied ?? event.time)
+                state.lower = max(state.lower, event.end)
+                state.lastCommitPiece = nil
             }
             state.applied.add(event)
             if event.end > window.end {
@@ -150,10 +170,10 @@ struct LogCut {
         case .time(let target, _):
             order = .time(target)
             time = target
-        case .position(let position, _): order = .position(max(position, state.end))
+        case .position(let position, _): order = .position(max(position, state.lower))
         case .latest, .anchored: order = .position(.max)
         }
         return AnchorCut(
-            source: view.source, identity: view.incarnation.identity, path: view.path, lower: state.end, upper: state.upper, order: order, time: time)
+            source: view.source, identity: view.incarnation.identity, path: view.path, lower: state.lower, upper: state.upper, order: order, time: time)
     }
 }

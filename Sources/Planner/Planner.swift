@@ -21,7 +21,7 @@ public enum Planner {
 
     /// A hole in the log, told with its recorded cause.
     static func hole(_ stream: String, at offset: UInt64, before: Moment?, in view: LogView) -> PlanRefusal {
-        let gap = view.gaps.first { $0.stream == stream && $0.start <= offset && $0.end > offset }
+        let gap = view.gaps.first { $0.explains(stream, offset) }
         return PlanRefusal(
             kind: .gap, reason: "the log of stream \(stream) has a hole at \(view.describe(offset))" + (gap.map { ": \($0.cause)" } ?? ""),
             earliest: nil, latest: before)

@@ -30,6 +30,7 @@ public enum RecoveryWindow {
 /// Follows the log behind a base, piece by piece, to the first hole: the base's window lies before it.
 public struct WindowWalk: Sendable {
     private let base: BaseRecord
+    private let gaps: [GapRecord]
     private let path: BranchPath
     private let firstOffset: UInt64
     private let streamsMayBeginEmpty: Bool
@@ -44,8 +45,9 @@ public struct WindowWalk: Sendable {
     /// Where the log stops being whole: the stream, the first missing offset, and the last time before it that can be restored.
     public private(set) var hole: (stream: String, offset: UInt64, last: Moment)?
 
-    public init(base: BaseRecord, windows: [LogSpan], path: BranchPath, streamsMayBeginEmpty: Bool, firstOffset: UInt64) {
+    public init(base: BaseRecord, windows: [LogSpan], path: BranchPath, streamsMayBeginEmpty: Bool, firstOffset: UInt64, gaps: [GapRecord] = []) {
         self.base = base
+        self.gaps = gaps
         self.path = path
         self.firstOffset = firstOffset
         self.streamsMayBeginEmpty = streamsMayBeginEmpty
@@ -62,8 +64,10 @@ public struct WindowWalk: Sendable {
     public mutating func add(_ piece: PieceSummary) -> Bool {
         guard hole == nil, let branchEnd = path.end(of: piece.name.branch) else { return hole == nil }
         var found: (String, UInt64)?
+        var isCut = false
         piece.forEachSpan { span in
             let end = min(span.end, branchEnd)
+            if span.end > branchEnd { isCut = true }
             guard found == nil, span.start < end else { return }
             if starts[span.stream] == .max, reached[span.stream] == nil { reached[span.stream] = span.start }
             let due = reached[span.stream] ?? firstOffset
@@ -76,10 +80,13 @@ public struct WindowWalk: Sendable {
             if streamsMayBeginEmpty, let first = piece.times?.lowerBound { safe[span.stream] = first.adding(nanoseconds: -1) }
         }
         if let (stream, offset) = found {
-            hole = (stream, offset, streamsMayBeginEmpty ? safe[stream] ?? base.completed : max(lastCommit ?? base.completed, base.completed))
+            // What is missing may have come at once: without anything before it not even the base's own end can be restored.
+            let last = (streamsMayBeginEmpty ? safe[stream] : lastCommit) ?? base.completed.adding(nanoseconds: -1)
+            hole = (stream, offset, max(last, gaps.first { $0.explains(stream, offset) }?.provenUpTo ?? last))
             return false
         }
-        if let last = piece.times?.upperBound { lastCommit = max(last, lastCommit ?? last) }
+        // Commits behind the end of a branch are not on the path, and nothing here tells their times from the others'.
+        if !isCut, let last = piece.times?.upperBound { lastCommit = max(last, lastCommit ?? last) }
         return true
     }
 
@@ -87,7 +94,11 @@ public struct WindowWalk: Sendable {
     ///
     /// - Parameter watermark: up to when the archive is known to be complete.
     public func range(watermark: Moment?) -> ClosedRange<Moment>? {
-        let last = hole?.last ?? (streamsMayBeginEmpty ? watermark : [watermark, lastCommit].compactMap { $0 }.max())
+        // Of many streams a hole in one does not say that the others are complete up to it.
+        let last: Moment? =
+            if let hole { streamsMayBeginEmpty ? watermark.map { min($0, hole.last) } : hole.last } else {
+                streamsMayBeginEmpty ? watermark : [watermark, lastCommit].compactMap { $0 }.max()
+            }
         guard let last, last >= base.completed, ends.allSatisfy({ reached[$0.key] ?? 0 >= $0.value }) else { return nil }
         return base.completed...last
     }

@@ -97,7 +97,7 @@ public struct SourcePlan: Sendable {
     public var cuts: [StreamCut]
     /// In log order.
     public var pieces: [PlannedPiece]
-    /// Branch records that lead from the base to the cut.
+    /// All branches of the source: those that lead to the cut, and those whose names are taken.
     public var branches: [BranchRecord]
     /// What will be applied behind the base's start, and what lies behind the cut; `nil`: unknown.
     public var applied: LogTotals

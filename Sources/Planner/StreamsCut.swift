@@ -23,6 +23,14 @@ struct StreamsCut {
         /// For entries that no fence decides: a deletion that may lie behind the cut, and whether nothing more is taken.
         var held: (offset: UInt64, subject: String)?
         var isClosed = false
+        /// Where the first entry begins that is out, as far as one is known.
+        var firstOut: UInt64 = .max
+
+        /// With an entry all before it in the stream are in.
+        mutating func take(to offset: UInt64) {
+            end = max(end, offset)
+            if firstOut < end { firstOut = .max }
+        }
     }
 
     private struct State {
@@ -81,7 +89,8 @@ struct StreamsCut {
             state.precision.offset = pair.offset
             state.precision.slack = slack
             let offset = pair.offset ?? 0...0
-            if pair.before == nil, pair.after == nil, cut.time.adding(nanoseconds: -offset.lowerBound) < base.completed { throw Planner.beforeBase(base) }
+            // Without a fence between the base and the cut the clocks have to say which was first.
+            if pair.before == nil, base.completed.adding(nanoseconds: offset.upperBound) > cut.time { throw Planner.beforeBase(base) }
             // A fence behind the cut proves that all before it is archived; else the watermark has to.
             if pair.after == nil { try checkReach(cut.time, offset: offset.lowerBound) }
             let clock = Clock(time: cut.time, slack: slack, offset: offset, ends: pair.before == nil && pair.after == nil, isExclusive: false)
@@ -119,12 +128,9 @@ struct StreamsCut {
         let lateStart = Dictionary(late.map { ($0.stream, $0.start) }, uniquingKeysWith: min)
         let mixed: Set<Int> = lateStart.isEmpty ? [] : mixedPieces(decided, lateStart)
         var needed: [PieceName] = []
-        if let clock {
-            for number in undecided where needsEvents(view.pieces[number], clock) && details.events[view.pieces[number].name] == nil {
-                needed.append(view.pieces[number].name)
-            }
-        }
-        for number in mixed where details.events[view.pieces[number].name] == nil { needed.append(view.pieces[number].name) }
+        let single = clock.map { singlePieces(undecided, $0) } ?? []
+        for number in single.sorted() where details.events[view.pieces[number].name] == nil { needed.append(view.pieces[number].name) }
+        for number in mixed.sorted() where details.events[view.pieces[number].name] == nil { needed.append(view.pieces[number].name) }
         guard needed.isEmpty else { return .needsEvents(needed) }
 
         for number in 0..<decided {
@@ -138,16 +144,21 @@ struct StreamsCut {
         if let clock {
             for number in undecided {
                 let piece = view.pieces[number]
-                if let known = details.events[piece.name], needsEvents(piece, clock) {
+                if single.contains(number), let known = details.events[piece.name] {
                     take(known.events, of: known.streams, number, clock, nil, into: &state)
                 } else {
                     take(number, undecidedBy: clock, into: &state)
                 }
             }
         }
-        for piece in view.pieces[max(decided, undecided.upperBound)...] { state.seen += piece.totals }
+        for piece in view.pieces[max(decided, undecided.upperBound)...] {
+            state.seen += piece.totals
+            piece.forEachSpan { span in
+                if let n = state.numbers[span.stream] { state.streams[n].firstOut = min(state.streams[n].firstOut, span.start) }
+            }
+        }
         for stream in state.streams { if let held = stream.held { state.precision.heldDeletions.append("\(stream.name)/\(view.describe(held.offset)) \(held.subject)") } }
-        return .plan(try finish(state, hasClock: clock != nil, through: max(decided, undecided.upperBound)))
+        return .plan(try finish(state, hasClock: clock != nil, limit: clock.map { $0.time.adding(nanoseconds: -$0.offset.lowerBound) }, through: max(decided, undecided.upperBound)))
     }
 
     /// Pieces that hold entries which are not in V of their fence.
@@ -165,10 +176,19 @@ struct StreamsCut {
         return mixed
     }
 
-    private func needsEvents(_ piece: PieceSummary, _ clock: Clock) -> Bool {
-        guard let times = piece.times else { return false }
-        if !clock.early(times.lowerBound) { return false }
-        return !clock.early(times.upperBound) || piece.totals.deleted > 0 && !clock.surely(times.upperBound)
+    /// Pieces whose entries have to be looked at one by one.
+    private func singlePieces(_ undecided: Range<Int>, _ clock: Clock) -> Set<Int> {
+        var single: Set<Int> = []
+        var mayHold = false
+        for number in undecided {
+            let piece = view.pieces[number]
+            guard let times = piece.times, clock.early(times.lowerBound) else { continue }
+            let isSure = clock.surely(times.upperBound)
+            if piece.totals.deleted > 0, !isSure { mayHold = true }
+            // Behind a deletion that was held only those go in that are surely not later.
+            if !clock.early(times.upperBound) || mayHold && !isSure { single.insert(number) }
+        }
+        return single
     }
 
     /// The number of a stream; of one that no base mentions it begins with its first record.
@@ -196,7 +216,9 @@ struct StreamsCut {
             }
         } else if state.streams[n].hole == nil {
             let last = state.streams[n].lastPiece
-            state.streams[n].hole = (last >= 0 ? view.pieces[last].times?.lowerBound : nil)?.adding(nanoseconds: -1) ?? base.completed
+            let safe = (last >= 0 ? view.pieces[last].times?.lowerBound : nil)?.adding(nanoseconds: -1) ?? base.completed
+            let proven = view.gaps.first { $0.explains(span.stream, state.streams[n].reached) }?.provenUpTo
+            state.streams[n].hole = max(safe, proven ?? safe)
         }
         return n
     }
@@ -206,7 +228,7 @@ struct StreamsCut {
         let piece = view.pieces[number]
         piece.forEachSpan { span in
             let n = cover(span, of: number, in: &state)
-            state.streams[n].end = max(state.streams[n].end, span.end)
+            state.streams[n].take(to: span.end)
         }
         state.applied += piece.totals
         state.seen += piece.totals
@@ -223,19 +245,20 @@ struct StreamsCut {
             state.precision.left += entries
             piece.forEachSpan { span in
                 let n = cover(span, of: number, in: &state)
+                state.streams[n].firstOut = min(state.streams[n].firstOut, span.start)
                 if clock.ends { state.streams[n].isClosed = true }
             }
             return
         }
-        let isSure = clock.surely(times.upperBound)
         piece.forEachSpan { span in
             let n = cover(span, of: number, in: &state)
-            guard !state.streams[n].isClosed else { return }
-            if state.streams[n].held != nil {
-                guard isSure else { return }
-                state.streams[n].held = nil
+            guard !state.streams[n].isClosed else {
+                state.streams[n].firstOut = min(state.streams[n].firstOut, span.start)
+                return
             }
-            state.streams[n].end = max(state.streams[n].end, span.end)
+            // All of it is surely not later, or no deletion was held.
+            state.streams[n].held = nil
+            state.streams[n].take(to: span.end)
         }
         state.precision.taken += entries
         state.applied += piece.totals
@@ -253,7 +276,7 @@ struct StreamsCut {
             let n = number(streams[event.span], in: &state)
             state.seen.add(event)
             func apply() {
-                state.streams[n].end = max(state.streams[n].end, event.end)
+                state.streams[n].take(to: event.end)
                 state.applied.add(event)
                 state.lastApplied = max(event.time, state.lastApplied ?? event.time)
             }
@@ -264,25 +287,28 @@ struct StreamsCut {
             guard let clock else { continue }
             state.precision.undecided += 1
             let isSure = clock.surely(event.time)
-            if state.streams[n].isClosed {
+            func leave() {
                 state.precision.left += 1
+                state.streams[n].firstOut = min(state.streams[n].firstOut, event.start)
+                if clock.ends { state.streams[n].isClosed = true }
+            }
+            if state.streams[n].isClosed {
+                leave()
             } else if event.flags.contains(.deleted), !isSure {
                 // Ahead of the database is harmless for what is added, not for what is removed.
                 if state.streams[n].held == nil { state.streams[n].held = (event.start, event.subject) }
-                state.precision.left += 1
-                if clock.ends { state.streams[n].isClosed = true }
+                leave()
             } else if clock.early(event.time), state.streams[n].held == nil || isSure {
                 state.streams[n].held = nil
                 state.precision.taken += 1
                 apply()
             } else {
-                state.precision.left += 1
-                if clock.ends { state.streams[n].isClosed = true }
+                leave()
             }
         }
     }
 
-    private func finish(_ state: State, hasClock: Bool, through last: Int) throws(PlanRefusal) -> SourcePlan {
+    private func finish(_ state: State, hasClock: Bool, limit: Moment?, through last: Int) throws(PlanRefusal) -> SourcePlan {
         try checkLinks(state)
         var cuts: [StreamCut] = []
         var spans: [LogSpan] = []
@@ -293,17 +319,15 @@ struct StreamsCut {
         for stream in state.streams {
             if stream.isInBase { spans.append(stream.window) }
             let window = stream.window
-            guard stream.end >= window.end || window.start == window.end else {
-                // What the window holds and the cut leaves out came before the base's end.
-                if stream.reached >= window.end || stream.end < stream.reached {
-                    throw Planner.beforeBase(base, "an entry of partition \(stream.name) that the base \(base.id) holds was committed later")
-                }
-                throw Planner.hole(stream.name, at: stream.reached, before: stream.hole, in: view)
+            // Of what the base holds the cut must leave nothing out.
+            if stream.isInBase, stream.firstOut < window.end {
+                throw Planner.beforeBase(base, "an entry of partition \(stream.name) that the base \(base.id) holds was committed later")
             }
+            guard stream.end >= window.end || window.start == window.end else { throw Planner.hole(stream.name, at: stream.reached, before: stream.hole, in: view) }
             if stream.isInBase, window.end == 0, stream.end == 0 { continue }
             let end = max(stream.end, window.end)
             // Of what is missing in a hole nobody knows whether it was in.
-            guard stream.reached >= end, stream.hole == nil || stream.reached > end else {
+            guard stream.reached >= end, stream.reached > end || stream.hole.map({ hole in limit.map { $0 <= hole } ?? false }) ?? true else {
                 throw Planner.hole(stream.name, at: stream.reached, before: stream.hole, in: view)
             }
             // A stream whose records all lie beyond the cut, and which no base knows, does not exist yet.
@@ -325,7 +349,7 @@ struct StreamsCut {
         cuts.sort { ($0.stream.utf8.count, $0.stream) < ($1.stream.utf8.count, $1.stream) }
         return SourcePlan(
             source: view.source, incarnation: view.incarnation, base: base, spans: spans, cuts: cuts, pieces: pieces,
-            branches: view.branches.filter { view.path.end(of: $0.branch) != nil }, applied: state.applied,
+            branches: view.branches, applied: state.applied,
             left: view.isComplete || view.beyond != nil ? left : nil, lastApplied: state.lastApplied,
             precision: hasClock ? state.precision : nil)
     }

@@ -149,7 +149,7 @@ extension PlanLoader {
     }
 
     /// The newest fence of a source.
-    private func lastFence(of source: String) async throws -> FenceRecord? {
+    func lastFence(of source: String) async throws -> FenceRecord? {
         guard let incarnation = try await catalog.incarnations(of: source).last else { return nil }
         for branch in try await catalog.archivedBranches(of: incarnation).reversed() {
             let chapter = try await catalog.lastChapter(of: incarnation, branch: branch)

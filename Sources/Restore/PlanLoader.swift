@@ -49,7 +49,9 @@ public struct PlanLoader: Sendable {
             let candidates = identifiers.filter { id in limit.flatMap { limit in begun(id).map { $0 <= limit } } ?? true }
             for id in identifiers.dropFirst(candidates.count) {
                 guard let later = try await catalog.base(id, of: incarnation) else { continue }
-                refusals.earliest = min(later.completed, refusals.earliest ?? later.completed)
+                refusals.add(
+                    PlanRefusal(
+                        kind: .beforeBase, reason: "it lies before the end of the base \(later.id) at \(later.completed)", earliest: later.completed, latest: nil))
                 break
             }
             bases: for id in candidates.reversed() {
@@ -118,9 +120,17 @@ public struct PlanLoader: Sendable {
                 case .needsConfirmation(let fences):
                     for fence in fences { details.confirmed[fence.id] = try await isConfirmed(fence) }
                 case .plan(var plan):
+                    // Eight fences behind the cut whose markers were all lost prove nothing: go on to one that was not.
+                    if let precision = plan.precision, precision.after == nil, !view.isComplete, case .anchored(let cut, _) = rule,
+                        !Enough.isFarBehind(view.pieces.last, cut)
+                    {
+                        try await extend(&view, by: &cursor, enough: Enough(more: view.pieces.count + Chapter.maximumPieces))
+                        continue
+                    }
                     let found = try await catalog.missing(plan.pieces.map(\.name), of: incarnation)
                     if found.isSubset(of: absent) {
                         plan.spans = plan.spans.isEmpty ? windows : plan.spans
+                        if case .time(let time, _) = rule, branch == nil { try await checkAbandoned(plan, at: time, by: kind) }
                         return plan
                     }
                     // A tail may have been replaced by its closed piece since it was listed.
@@ -137,6 +147,29 @@ public struct PlanLoader: Sendable {
             } catch let refusal as PlanRefusal {
                 guard refusal.kind == .beyondWatermark, !view.isComplete else { throw refusal }
                 try await extend(&view, by: &cursor, enough: Enough(more: view.pieces.count + Chapter.maximumPieces))
+            }
+        }
+    }
+
+    /// A cut before a fork means another state on the branch that was left there: where that one had commits up to the target and the
+    /// one that went on had none yet, somebody has to say which is meant.
+    private func checkAbandoned(_ plan: SourcePlan, at time: Moment, by kind: any ComponentKind) async throws {
+        guard let path = BranchPath(from: plan.base.branch, to: plan.branch, by: plan.branches), let cut = plan.anchor?.lower else { return }
+        for branch in path.branches {
+            guard let fork = path.end(of: branch), fork < .max, cut <= fork,
+                let alone = BranchPath(from: branch, to: branch, by: []),
+                let first = kind.pieceName(endingAt: fork + 1, branch: branch, of: plan.incarnation)
+            else { continue }
+            var cursor = LogCursor(catalog: catalog, incarnation: plan.incarnation, path: alone, from: first.name)
+            while let piece = try await cursor.next() {
+                guard let times = piece.times else { continue }
+                if times.lowerBound > time { break }
+                let events = try await catalog.index(of: piece.name, of: plan.incarnation).events
+                guard let lost = events.first(where: { $0.isDecisive && $0.start >= fork && $0.time <= time }) else { continue }
+                throw PlanRefusal(
+                    kind: .otherBranch,
+                    reason: "at that time commits were made on timeline \(branch), the first of \(lost.time), which timeline \(plan.branch) left behind at \(kind.describe(offset: fork)); say which is meant with --timeline \(branch) or --timeline \(plan.branch)",
+                    earliest: nil, latest: lost.time.adding(nanoseconds: -1000))
             }
         }
     }
@@ -173,9 +206,15 @@ public struct PlanLoader: Sendable {
             case .anchored(let cut, _)?:
                 for fence in piece.fences where cut.knows(fence) && !cut.isAfter(fence) { fences += 1 }
                 guard fences < 8 else { return true }
-                let offset = piece.fences.last?.offset.lowerBound ?? 0
-                return piece.times.map { $0.lowerBound.adding(nanoseconds: offset) > cut.time.adding(nanoseconds: PlanLoader.margin) } ?? false
+                return Self.isFarBehind(piece, cut)
             }
+        }
+
+        /// Whether no entry of later pieces can be of a time before the cut, whatever the clocks did.
+        static func isFarBehind(_ piece: PieceSummary?, _ cut: AnchorCut) -> Bool {
+            guard let piece, let first = piece.times?.lowerBound else { return false }
+            let offset = piece.fences.last?.offset.lowerBound ?? 0
+            return first.adding(nanoseconds: offset) > cut.time.adding(nanoseconds: PlanLoader.margin)
         }
     }
 

@@ -14,9 +14,12 @@ public struct RestoreOrder: Sendable {
     public var bindir: String?
     public var fetchCommand: String
     public var mappings: [String: String]
+    /// Only this item, such as a repository's path, and what it needs; `nil`: everything.
+    public var only: String?
 
     public init(
-        plan: SourcePlan, directory: String, recover: RecoveryMode, bindir: String?, fetchCommand: String, mappings: [String: String]
+        plan: SourcePlan, directory: String, recover: RecoveryMode, bindir: String?, fetchCommand: String, mappings: [String: String],
+        only: String? = nil
     ) {
         self.plan = plan
         self.directory = directory
@@ -24,6 +27,7 @@ public struct RestoreOrder: Sendable {
         self.bindir = bindir
         self.fetchCommand = fetchCommand
         self.mappings = mappings
+        self.only = only
     }
 }
 
@@ -82,22 +86,31 @@ public struct RestoreRun: Sendable {
                 try Files.makeDirectory(parent, mode: 0o755)
                 try Files.makeDirectory(staging)
             }
-            let index = try await step("read the base's index") { try await catalog.treeIndex(of: plan.base, in: plan.incarnation) }
-            try await step("lay out the base") {
+            let log = ArchivedLog(
+                catalog: catalog, incarnation: plan.incarnation,
+                pieces: plan.pieces.map { ArchivedPiece(name: $0.name, storedLength: $0.storedLength) }, branches: plan.branches)
+            var index = try await step("read the base's index") { try await catalog.treeIndex(of: plan.base, in: plan.incarnation) }
+            var cuts = plan.cuts
+            var only: Set<String>?
+            if let item = order.only {
+                let part = try await step("find what '\(item)' needs") { [index] in
+                    try await PartSelection(catalog: catalog, plan: plan, index: index, log: log).select(item, for: target)
+                }
+                (index, cuts, only) = (part.index, part.cuts, part.paths)
+            }
+            try await step("lay out the base") { [index] in
                 try await TreeExtractor(
                     catalog: catalog, incarnation: plan.incarnation, base: plan.base, index: index, directory: staging, progress: progress
                 ).run()
             }
-            let log = ArchivedLog(
-                catalog: catalog, incarnation: plan.incarnation,
-                pieces: plan.pieces.map { ArchivedPiece(name: $0.name, storedLength: $0.storedLength) }, branches: plan.branches)
-            let outcome = try await step("replay the log") {
+            let outcome = try await step("replay the log") { [cuts, only] in
                 try await target.replay(
                     RestoreJob(
-                        incarnation: plan.incarnation, base: plan.base, spans: plan.spans, cuts: plan.cuts, log: log,
+                        incarnation: plan.incarnation, base: plan.base, spans: plan.spans, cuts: cuts, log: log,
                         directory: staging, finalDirectory: final, recover: order.recover, bindir: order.bindir,
-                        fetchCommand: order.fetchCommand, mappings: order.mappings, progress: progress))
+                        fetchCommand: order.fetchCommand, mappings: order.mappings, only: only, progress: progress))
             }
+            try await checkItem(order, target, in: staging)
             try await step("make it durable") {
                 try await blocking {
                     try Files.syncFileSystem(of: staging)
@@ -114,6 +127,18 @@ public struct RestoreRun: Sendable {
                 if parentIsNew, rmdir(parent) != 0, errno != ENOTEMPTY, errno != ENOENT { throw ArchiveError.system("remove the directory", parent) }
             }
             throw error
+        }
+    }
+}
+
+extension RestoreRun {
+    /// - Throws: `.targetUnreachable` when the one item that was wanted did not exist at the cut.
+    private func checkItem(_ order: RestoreOrder, _ target: any RestoreTarget, in directory: String) async throws {
+        guard let item = order.only, let partial = target as? any PartialRestoreTarget else { return }
+        guard try await blocking({ try partial.isPresent(item, in: directory) }) else {
+            throw ArchiveError(
+                .targetUnreachable, "'\(item)' of '\(order.plan.source)' did not exist at the target.",
+                remedy: "`tidemark log --repository \(item)` shows when it was created and deleted.")
         }
     }
 }

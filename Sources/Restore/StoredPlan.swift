@@ -101,8 +101,7 @@ extension PlanLoader {
             do { try decode(try Zstd.decompress(object[...], limit: 1 << 33), into: &plan) } catch let error as WireError {
                 throw damaged("\(part.source).zst", error.description)
             }
-            guard let path = BranchPath(from: base.branch, to: plan.branch, by: plan.branches) else { throw damaged("\(part.source).zst", "its branch is unknown") }
-            plan.branches.removeAll { path.end(of: $0.branch) == nil }
+            guard BranchPath(from: base.branch, to: plan.branch, by: plan.branches) != nil else { throw damaged("\(part.source).zst", "its branch is unknown") }
             plans.append(plan)
         }
         let request = PlanRequest(target: stored.moment.map { .time($0) } ?? .latest)

@@ -23,7 +23,9 @@ struct TreeExtractor: Sendable {
         let files = index.entries.filter { $0.kind == .file && $0.size > 0 }.sorted { $0.offset < $1.offset }
         try await blocking { try self.layOut(spanning: files) }
         let done = Counter()
-        let parts = base.parts.sorted { $0.offset < $1.offset }
+        // Of a base that is restored in part only what holds something of it.
+        let parts = base.parts.filter { part in holds(part, files) }.sorted { $0.offset < $1.offset }
+        let total = parts.reduce(0) { $0 + $1.length }
         try await withThrowingTaskGroup(of: Void.self) { group in
             for (number, part) in parts.enumerated() {
                 if number >= Self.workers { try await group.next() }
@@ -31,7 +33,7 @@ struct TreeExtractor: Sendable {
                     try Task.checkCancellation()
                     let content = try await catalog.read(part, of: base, in: incarnation)
                     try await blocking { try self.write(content, of: part, files: files) }
-                    progress("base", done.add(part.length), base.bytes)
+                    progress("base", done.add(part.length), total)
                 }
             }
             try await group.waitForAll()
@@ -104,16 +106,26 @@ struct TreeExtractor: Sendable {
         guard futimens(file, [time, time]) == 0 else { throw failure("give its time to", entry) }
     }
 
-    /// Writes what one part holds of the files.
-    private func write(_ content: [UInt8], of part: BaseRecord.Part, files: [TreeEntry]) throws {
-        let end = part.offset + part.length
+    /// The index of the first of `files` that ends behind the part's beginning.
+    private func first(in part: BaseRecord.Part, of files: [TreeEntry]) -> Int {
         var low = 0
         var high = files.count
         while low < high {
             let middle = (low + high) / 2
             if files[middle].offset + files[middle].size <= part.offset { low = middle + 1 } else { high = middle }
         }
-        for entry in files[low...] {
+        return low
+    }
+
+    private func holds(_ part: BaseRecord.Part, _ files: [TreeEntry]) -> Bool {
+        let first = first(in: part, of: files)
+        return first < files.count && files[first].offset < part.offset + part.length
+    }
+
+    /// Writes what one part holds of the files.
+    private func write(_ content: [UInt8], of part: BaseRecord.Part, files: [TreeEntry]) throws {
+        let end = part.offset + part.length
+        for entry in files[first(in: part, of: files)...] {
             guard entry.offset < end else { break }
             let from = max(entry.offset, part.offset)
             let to = min(entry.offset + entry.size, end)

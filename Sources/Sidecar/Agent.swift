@@ -85,4 +85,7 @@ public final class SourceLock: Sendable {
         }
         self.held = held
     }
+
+    /// Lets others in now, not only when the last reference to this is gone. Calls `flock`.
+    public func release() { for one in held { flock(one.descriptor.raw, LOCK_UN) } }
 }

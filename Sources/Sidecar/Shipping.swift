@@ -106,7 +106,8 @@ public actor Shipping {
                 case .watermark(let time):
                     pendingWatermark = (given, time)
                     try await advanceWatermark()
-                case .gap(let gap):
+                case .gap(var gap):
+                    gap.provenUpTo = watermark
                     try await catalog.record(gap, of: current())
                     output.error(
                         "the log of stream \(gap.stream) has a hole from \(gap.start) to \(gap.end): \(gap.cause). Take a base now: tidemark backup --source \(source)")

@@ -49,6 +49,9 @@ public struct ResumeState: Sendable {
     /// By stream, on the newest branch that the archive has of it.
     public var positions: [String: Position]
     public var branches: [BranchRecord]
+    /// Reads an archived piece's frames, proven by length and digest; throws `.objectMissing` where there is none. `nil` in tests that
+    /// have no archive.
+    public var content: (@Sendable (PieceName) async throws -> [[UInt8]])?
 
     public init(
         incarnation: IncarnationRecord, lastPiece: [UInt32: PieceName] = [:], tails: [Tail] = [],
@@ -210,12 +213,14 @@ public struct RestoreJob: Sendable {
     public var fetchCommand: String
     /// `OLD=NEW` directories outside of the restored one.
     public var mappings: [String: String]
+    /// Only records about these subjects are replayed; `nil`: all.
+    public var only: Set<String>?
     public var progress: @Sendable (String, _ done: UInt64, _ total: UInt64?) -> Void
 
     public init(
         incarnation: IncarnationRecord, base: BaseRecord, spans: [LogSpan], cuts: [StreamCut], log: any LogReader,
         directory: String, finalDirectory: String, recover: RecoveryMode, bindir: String?, fetchCommand: String,
-        mappings: [String: String], progress: @escaping @Sendable (String, UInt64, UInt64?) -> Void
+        mappings: [String: String], only: Set<String>? = nil, progress: @escaping @Sendable (String, UInt64, UInt64?) -> Void
     ) {
         self.incarnation = incarnation
         self.base = base
@@ -228,6 +233,7 @@ public struct RestoreJob: Sendable {
         self.bindir = bindir
         self.fetchCommand = fetchCommand
         self.mappings = mappings
+        self.only = only
         self.progress = progress
     }
 }
@@ -249,6 +255,21 @@ public protocol RestoreTarget: Sendable {
     func prepare(base: BaseRecord, recover: RecoveryMode, bindir: String?) async throws
     /// Paths of the base that the restore leaves out or puts elsewhere are the target's business: it works on `job.directory`.
     func replay(_ job: RestoreJob) async throws -> RestoreOutcome
+}
+
+/// A target that can bring back one item of a source alone, such as one repository.
+public protocol PartialRestoreTarget: RestoreTarget {
+    /// What else has to be restored so that `paths` are whole, such as a repository's object pool.
+    ///
+    /// - Parameters:
+    ///   - paths: below the restored directory; also the subjects of their records.
+    ///   - content: reads a file of the base; `nil` when the base has no such file.
+    /// - Returns: paths, those given among them.
+    func companions(
+        of paths: Set<String>, cuts: [StreamCut], spans: [LogSpan], log: any LogReader, content: (String) async throws -> [UInt8]?
+    ) async throws -> Set<String>
+    /// Whether the item is there after the restore.
+    func isPresent(_ path: String, in directory: String) throws -> Bool
 }
 
 /// A finding of `tidemark check`.
@@ -291,4 +312,8 @@ public protocol ComponentKind: Sendable {
     var carriesFences: Bool { get }
     /// The name of the piece that a record ending just before `offset` belongs to, where names follow from positions.
     func pieceName(endingAt offset: UInt64, branch: UInt32, of incarnation: IncarnationRecord) -> PieceName?
+    /// A reader of archived log that has read nothing yet; `nil` for a kind whose content does not tell what its index has to say.
+    ///
+    /// - Throws: `.archiveDamaged` when the incarnation's record lacks a fact that it takes.
+    func makeIndexer(for incarnation: IncarnationRecord) throws(ArchiveError) -> (any LogIndexer)?
 }

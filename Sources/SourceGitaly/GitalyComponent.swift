@@ -12,24 +12,29 @@ public struct GitalyComponent: Component {
     private let spool: String?
     private let tail: Double
     private let prune: Bool
+    private let fencing: Fencing?
 
     /// - Parameters:
     ///   - spool: the directory of the native archiver's tars, for `log: spool`; `nil` for `log: wal`.
     ///   - tail: longest time that an entry waits for others, in seconds.
-    public init(name: String, storage: String, spool: String?, tail: Double, prune: Bool) {
+    ///   - fencing: `nil`: no fences.
+    public init(name: String, storage: String, spool: String?, tail: Double, prune: Bool, fencing: Fencing? = nil) {
         self.name = name
         self.storage = storage
         self.spool = spool
         self.tail = tail
         self.prune = prune
+        self.fencing = fencing
     }
 
-    public func makeLogSource() -> any LogSource { GitalyLogSource(storage: storage, spool: spool, tail: tail, prune: prune) }
+    public func makeLogSource() -> any LogSource {
+        GitalyLogSource(storage: storage, spool: spool, tail: tail, prune: prune, fencing: fencing, output: Log(name))
+    }
     public func makeSnapshotSource() -> any SnapshotSource { GitalySnapshot(storage: storage, spool: spool) }
     public var lockPaths: [String] { [storage] }
 
     public func check() async -> [Finding] {
-        do { return try await blocking { try self.findings() } } catch let error as ArchiveError {
+        do { return try await blocking { try self.findings() } + fenceFindings() } catch let error as ArchiveError {
             return [Finding(.failure, name, error.message, remedy: error.remedy)]
         } catch {
             return [Finding(.failure, name, "\(error)")]
@@ -76,5 +81,49 @@ public struct GitalyComponent: Component {
             found.append(Finding(.ok, name, "\(partitions.count) partitions, \(partitions.values.reduce(0) { $0 + $1.lsns.count }) entries in their logs"))
         }
         return found
+    }
+
+    /// Whether fences can be written, tried by writing some, and what they tell about the two clocks.
+    private func fenceFindings() async -> [Finding] {
+        guard let fencing else {
+            return [
+                Finding(
+                    .warning, name, "no fences: which entries came before a restore's target is told by the clocks of two hosts alone",
+                    remedy: "Set 'fence' to the name of the PostgreSQL source in the archive; see docs/fences.md.")
+            ]
+        }
+        let writer = fencing.writer
+        do {
+            var bounds: ClosedRange<Int64>?
+            var identity = ""
+            // The first one's bounds hold the time that connecting took.
+            for _ in 0..<3 {
+                let record = try await FenceSchedule.attempt([:], by: writer)
+                let narrower = bounds.map { $0.clamped(to: record.offset) } ?? record.offset
+                bounds = narrower
+                identity = record.anchorIdentity
+            }
+            await writer.close()
+            var found = [Finding(.ok, name, "fences can be written into the log of '\(writer.anchor)', which is of \(identity)")]
+            if let bounds {
+                let text = "the clock of '\(writer.anchor)' is ahead of this host's by \(Self.milliseconds(bounds.lowerBound)) to \(Self.milliseconds(bounds.upperBound)) ms"
+                found.append(
+                    max(bounds.lowerBound.magnitude, bounds.upperBound.magnitude) > 1_000_000_000
+                        ? Finding(.warning, name, text, remedy: "Let both hosts follow the same time server (chrony or NTP).")
+                        : Finding(.ok, name, text))
+            }
+            return found
+        } catch {
+            await writer.close()
+            let known = error as? ArchiveError
+            let cause = known?.cause.map { " (\($0))" } ?? ""
+            return [Finding(.failure, name, "no fence could be written: \((known?.message ?? "\(error)") + cause)", remedy: known?.remedy)]
+        }
+    }
+
+    /// Nanoseconds as milliseconds with one decimal.
+    private static func milliseconds(_ nanoseconds: Int64) -> String {
+        let tenths = (Double(nanoseconds) / 1e5).rounded()
+        return "\(tenths == 0 ? 0 : tenths / 10)"
     }
 }

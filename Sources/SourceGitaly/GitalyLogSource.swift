@@ -17,11 +17,12 @@ public actor GitalyLogSource: LogSource {
     /// Seconds between two watermarks of an idle storage.
     private static let idleWatermark = 5.0
 
-    private var feed: any EntryFeed
-    /// For each partition the first LSN that was not given out, and the digest of the entry before it.
-    private var positions: [String: ResumeState.Position] = [:]
-    /// Partitions whose history was compared with the archive's.
-    private var proven: Set<String> = []
+    private var state: EntryBatch.State
+    /// What was listed and is not taken to its end.
+    private var batch: EntryBatch?
+    private var fences: FenceSchedule?
+    /// See `PackBuilder.limit`.
+    private let entriesPerPack: Int
     private var number: UInt64 = 1
     private var pending: [LogOutput] = []
     /// Partitions and their last LSNs of the pieces that are not acknowledged yet.
@@ -39,26 +40,39 @@ public actor GitalyLogSource: LogSource {
 
     /// - Parameters:
     ///   - spool: the directory of the native archiver's tars; `nil`: tail the log itself.
+    ///   - tail: longest time that an entry waits for others, in seconds.
     ///   - prune: whether archived entries are removed.
-    public init(storage: String, spool: String?, tail: Double, prune: Bool) {
+    ///   - fencing: `nil`: no fences.
+    ///   - output: hears when fences fail and when they are back.
+    public init(storage: String, spool: String?, tail: Double, prune: Bool, fencing: Fencing? = nil, output: Log = Log()) {
+        self.init(
+            storage: storage, spool: spool, tail: tail, prune: prune, fencing: fencing, output: output,
+            entriesPerPack: PackBuilder.maximumEntries)
+    }
+
+    init(storage: String, spool: String?, tail: Double, prune: Bool, fencing: Fencing?, output: Log, entriesPerPack: Int) {
+        self.entriesPerPack = entriesPerPack
         self.storage = storage
         makeFeed = { if let spool { SpoolFeed(spool: spool, storage: storage) } else { WALFeed(storage: storage) } }
-        feed = makeFeed()
+        state = EntryBatch.State(feed: makeFeed())
         interval = tail
         prunes = prune
+        fences = fencing.map { FenceSchedule($0, output: output) }
     }
 
     public func identify() async throws -> SourceIdentity { try await GitalyStorage.identify(storage) }
 
     public func start(from resume: ResumeState) async throws {
-        feed = makeFeed()
-        positions = resume.positions
+        state = EntryBatch.State(feed: makeFeed(), positions: resume.positions)
+        batch = nil
         durable = [:]
-        proven = []
         pending = []
         unacknowledged = []
         finished = false
         isDirty = true
+        isBehind = false
+        // Whether the last entries archived got a fence is not known: one more tells.
+        fences?.isCovered = resume.positions.isEmpty
         let last = resume.lastPiece[0].flatMap { UInt64($0.name, radix: 16) } ?? 0
         number = last + 1
     }
@@ -68,126 +82,115 @@ public actor GitalyLogSource: LogSource {
             if !pending.isEmpty { return pending.removeFirst() }
             if finished { return nil }
             try Task.checkCancellation()
-            // Entries wait for others up to the interval; a backlog does not.
-            if !isBehind, let last = lastLook { await pause(until: last.adding(seconds: interval)) }
-            let isLast = stopping
-            let begun = now()
-            lastLook = begun
-            let found = try await look(at: begun)
-            if found > 0 {
-                isDirty = true
+            if let current = batch {
+                try await take(current)
                 continue
             }
+            // Entries wait for others up to the interval; a backlog does not.
+            if !isBehind { await pause() }
             isBehind = false
-            if isDirty || isLast || begun - lastWatermark >= Self.idleWatermark {
-                lastWatermark = begun
-                isDirty = false
-                pending.append(.watermark(begun.adding(seconds: -Self.tick)))
-            }
-            finished = isLast
+            try await look()
         }
     }
 
-    /// Takes what is new into at most one piece. - Returns: the number of entries taken, and of holes found.
-    private func look(at time: Moment) async throws -> Int {
-        let state = (feed, positions, proven, prunes ? durable : [:])
-        let result = try await blocking { try Self.take(state.0, state.1, state.2, pruning: state.3, at: time) }
-        (feed, positions, proven) = (result.feed, result.positions, result.proven)
-        // What was there at the start and is archived may be pruned as well.
-        for partition in result.proven.subtracting(state.2) {
-            if let end = state.1[partition]?.end, end > 0 { durable[partition] = end - 1 }
+    /// Lists what is new, on both sides of a fence where one is due.
+    private func look() async throws {
+        let isLast = stopping
+        var begun = now()
+        let instant = ContinuousClock.now
+        lastLook = begun
+        let first = try await list(at: begun)
+        let fresh = EntryBatch.highestFresh(first, after: state.positions)
+        var fence: FenceRecord?
+        var second: [Listing] = []
+        if var schedule = fences, !(fresh.isEmpty && schedule.isCovered), schedule.isDue(at: instant, isLast: isLast) {
+            fence = await schedule.write(fresh, at: instant)
+            fences = schedule
+            if fence != nil {
+                begun = now()
+                second = try await list(at: begun)
+                fence?.late = EntryBatch.late(first, second, after: state.positions)
+            }
         }
-        pending += result.gaps.map { .gap($0) }
-        if let reason = result.historyChanged {
+        try await admit(first, second, EntryBatch(begun: begun, isLast: isLast, fence: fence))
+    }
+
+    private func list(at time: Moment) async throws -> [Listing] {
+        let feed = state.feed
+        let (listings, after) = try await blocking {
+            var feed = feed
+            return (try feed.changes(at: time), feed)
+        }
+        state.feed = after
+        return listings
+    }
+
+    private func admit(_ first: [Listing], _ second: [Listing], _ new: EntryBatch) async throws {
+        let (before, prunable) = (state, prunes ? durable : [:])
+        let result = try await blocking {
+            var (batch, state) = (new, before)
+            let reason = try batch.admit(first, second, state: &state, pruning: prunable)
+            return (batch: batch, state: state, reason: reason)
+        }
+        state = result.state
+        // What was there at the start and is archived may be pruned as well.
+        for partition in state.proven.subtracting(before.proven) {
+            if let end = state.positions[partition]?.end, end > 0 { durable[partition] = end - 1 }
+        }
+        if let reason = result.reason {
             pending.append(.historyChanged(reason: reason))
             finished = true
-        } else if !result.builder.isEmpty {
-            isBehind = result.builder.isFull
-            let piece = result.builder.piece(number: number)
+        } else if !result.batch.isEmpty {
+            isDirty = true
+            batch = result.batch
+        } else {
+            if isDirty || new.isLast || new.begun - lastWatermark >= Self.idleWatermark {
+                isDirty = false
+                pending.append(watermark(new.begun))
+            }
+            finished = new.isLast
+        }
+    }
+
+    /// Takes what was listed into at most one piece.
+    private func take(_ current: EntryBatch) async throws {
+        let (before, limit) = (state, entriesPerPack)
+        let result = try await blocking {
+            var (batch, state, builder, gaps) = (current, before, PackBuilder(limit: limit), [GapRecord]())
+            let fence = try batch.take(into: &builder, state: &state, gaps: &gaps, at: now())
+            return (batch: batch, state: state, builder: builder, gaps: gaps, fence: fence)
+        }
+        state = result.state
+        pending += result.gaps.map { .gap($0) }
+        if !result.builder.isEmpty { fences?.isCovered = false }
+        if let fence = result.fence { fences?.isCovered = fence.late.isEmpty }
+        if !result.builder.isEmpty || result.fence != nil {
+            let piece = result.builder.piece(number: number, fence: result.fence)
             unacknowledged.append((number, piece.spans.map { ($0.stream, $0.end - 1) }))
             number += 1
             pending.append(.piece(piece))
-            // Everything that was there when the look began is in the pieces given out by now.
-            if result.isComplete {
-                pending.append(.watermark(time.adding(seconds: -Self.tick)))
-                lastWatermark = time
-            }
         }
-        return pending.count
-    }
-
-    fileprivate struct Taken: Sendable {
-        var feed: any EntryFeed
-        var positions: [String: ResumeState.Position]
-        var proven: Set<String>
-        var builder = PackBuilder()
-        /// Whether everything that was listed was taken.
-        var isComplete = true
-        var gaps: [GapRecord] = []
-        var historyChanged: String?
-    }
-
-    private static func take(
-        _ feed: any EntryFeed, _ positions: [String: ResumeState.Position], _ proven: Set<String>, pruning durable: [String: UInt64],
-        at time: Moment
-    ) throws -> Taken {
-        var taken = Taken(feed: feed, positions: positions, proven: proven)
-        let changes = try taken.feed.changes(at: time).sorted { ($0.partition.utf8.count, $0.partition) < ($1.partition.utf8.count, $1.partition) }
-        for listing in changes {
-            let (partition, lsns) = (listing.partition, listing.lsns)
-            if taken.builder.isFull {
-                taken.feed.forget(partition)
-                taken.isComplete = false
-                continue
-            }
-            if let reason = try taken.compare(listing) {
-                taken.historyChanged = reason
-                return taken
-            }
-            // Archived by an earlier run, or uploaded only after it was taken from the log.
-            if let end = durable[partition], let removable = listing.removable, removable <= end { try taken.feed.prune(partition, through: end) }
-            let fresh = lsns.filter { $0 >= taken.positions[partition]?.end ?? 0 }.sorted()
-            guard !fresh.isEmpty else { continue }
-            try taken.feed.settle(partition)
-            for lsn in fresh {
-                if taken.builder.isFull {
-                    taken.feed.forget(partition)
-                    taken.isComplete = false
-                    break
-                }
-                // A listing made while entries arrive may show a later one and lack an earlier one that is there all the same.
-                while let due = taken.positions[partition]?.end, due < lsn, let late = try taken.feed.read(partition, due) {
-                    taken.builder.add(late)
-                    taken.positions[partition] = .init(end: due + 1)
-                }
-                let due = taken.positions[partition]?.end
-                guard let entry = try taken.feed.read(partition, lsn) else {
-                    // Pruned while it was read: what comes next tells of the hole, or it is listed anew.
-                    taken.feed.forget(partition)
-                    taken.isComplete = false
-                    continue
-                }
-                if let due, lsn > due {
-                    // One piece does not reach across a hole: what is before it is archived first.
-                    if !taken.builder.isEmpty {
-                        taken.feed.forget(partition)
-                        taken.isComplete = false
-                        break
-                    }
-                    taken.gaps.append(
-                        GapRecord(
-                            stream: partition, branch: 0, start: due, end: lsn, noticed: time,
-                            cause: "entries were removed before they were archived; Gitaly has to run with GITALY_KEEP_WAL_LOG_ENTRIES"))
-                }
-                taken.builder.add(entry)
-                taken.positions[partition] = .init(end: lsn + 1)
-            }
+        if result.builder.isFull { isBehind = true }
+        guard result.batch.isEmpty else {
+            batch = result.batch
+            return
         }
-        return taken
+        batch = nil
+        // Everything that was there when the last listing began is in the pieces given out by now.
+        if !result.batch.hasLost { pending.append(watermark(result.batch.begun)) }
+        finished = result.batch.isLast
     }
 
-    private func pause(until time: Moment) async {
-        let seconds = min(time - now(), interval)
+    private func watermark(_ begun: Moment) -> LogOutput {
+        lastWatermark = begun
+        return .watermark(begun.adding(seconds: -Self.tick))
+    }
+
+    /// Waits for the next look: the interval after the last one, or earlier when a fence is wanted and due by then.
+    private func pause() async {
+        guard let lastLook else { return }
+        var seconds = min(lastLook.adding(seconds: interval) - now(), interval)
+        if let fences, !fences.isCovered { seconds = min(seconds, (fences.due - .now) / .seconds(1)) }
         guard !stopping, seconds > 0 else { return }
         let task = Task {
             // Ended early by `stop`, which is no failure.
@@ -207,11 +210,11 @@ public actor GitalyLogSource: LogSource {
             unacknowledged.removeFirst()
         }
         guard prunes, !ends.isEmpty else { return }
-        let state = (feed, ends)
+        let work = (state.feed, ends)
         do {
             try await blocking {
-                var feed = state.0
-                for (partition, lsn) in state.1 { try feed.prune(partition, through: lsn) }
+                var feed = work.0
+                for (partition, lsn) in work.1 { try feed.prune(partition, through: lsn) }
             }
         } catch {
             Log().warning("archived entries could not be removed, which is tried again with the next ones: \(error)")
@@ -223,36 +226,7 @@ public actor GitalyLogSource: LogSource {
         sleeper?.cancel()
     }
 
-    public func close() {}
-}
-
-extension GitalyLogSource.Taken {
-    /// Compares what lies in the log with what is archived: its height each time, the content of the last archived entry once.
-    ///
-    /// - Returns: why this is another history; `nil` when it is the same.
-    fileprivate mutating func compare(_ listing: Listing) throws -> String? {
-        let partition = listing.partition
-        guard let position = positions[partition], position.end > 0 else {
-            proven.insert(partition)
-            return nil
-        }
-        let last = position.end - 1
-        // Positions only grow, and the highest entry is the last to go: a lower one means that the log began anew.
-        if let highest = listing.highest, highest < last {
-            return "partition \(partition) has \(PartitionLSN(rawValue: highest)) as its highest entry, but \(PartitionLSN(rawValue: last)) is archived"
-        }
-        guard !proven.contains(partition) else { return nil }
-        if listing.lsns.contains(last), !position.sha256.isEmpty, let entry = try feed.read(partition, last) {
-            // With the time that is archived: an administrator's chown changes the one that is seen now.
-            let frame = EntryFrame.encode(
-                partition: partition, lsn: last, time: position.time, manifest: entry.manifest, files: entry.files)
-            if EntryDigest.of(frame) != position.sha256 {
-                return "entry \(PartitionLSN(rawValue: last)) of partition \(partition) is archived with other content"
-            }
-        }
-        proven.insert(partition)
-        return nil
-    }
+    public func close() async { await fences?.close() }
 }
 
 /// What identifies a storage.

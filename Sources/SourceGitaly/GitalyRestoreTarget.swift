@@ -36,12 +36,12 @@ public struct GitalyRestoreTarget: RestoreTarget {
         for (number, piece) in job.log.pieces.enumerated() {
             try Task.checkCancellation()
             let records: [[Record]]
-            if let coming { records = try await coming.value } else { records = try await Self.records(of: piece, in: job.log, next, last) }
+            if let coming { records = try await coming.value } else { records = try await Self.records(of: piece, in: job.log, next, last, job.only) }
             // The next piece is read while this one is replayed.
             coming = nil
             if number + 1 < job.log.pieces.count {
-                let (log, following, next, last) = (job.log, job.log.pieces[number + 1], next, last)
-                coming = Task { try await Self.records(of: following, in: log, next, last) }
+                let (log, following, next, last, only) = (job.log, job.log.pieces[number + 1], next, last, job.only)
+                coming = Task { try await Self.records(of: following, in: log, next, last, only) }
             }
             try await withThrowingTaskGroup(of: Void.self) { group in
                 for (lane, records) in zip(lanes, records) where !records.isEmpty {
@@ -61,7 +61,7 @@ public struct GitalyRestoreTarget: RestoreTarget {
     }
 
     /// The storage's owner when the base was taken.
-    private static func owner(of base: BaseRecord) -> (uid: UInt32, gid: UInt32)? {
+    static func owner(of base: BaseRecord) -> (uid: UInt32, gid: UInt32)? {
         let parts = base.facts["owner"]?.split(separator: ":").map { UInt32($0) } ?? []
         guard parts.count == 2, let uid = parts[0], let gid = parts[1], uid != 0 || gid != 0 else { return nil }
         return (uid, gid)
@@ -77,6 +77,8 @@ public struct GitalyRestoreTarget: RestoreTarget {
         var event: LogEvent
         var stream: String
         var frames: [[UInt8]]
+        /// About something that is not to be restored.
+        var isSkipped: Bool
     }
 
     /// What one thread at a time replays: its partitions' next entries, and the directory that it knows.
@@ -98,6 +100,10 @@ public struct GitalyRestoreTarget: RestoreTarget {
                 for record in records {
                     guard let due = state.next[record.stream], record.event.start >= due else { continue }
                     guard record.event.start == due else { throw GitalyRestoreTarget.missing(record.stream, due) }
+                    if record.isSkipped {
+                        state.next[record.stream] = due + 1
+                        continue
+                    }
                     let entry = try EntryFrame.decode(record.frames)
                     guard entry.partition == record.stream, entry.lsn == record.event.start else {
                         throw ArchiveError(
@@ -112,7 +118,7 @@ public struct GitalyRestoreTarget: RestoreTarget {
 
     /// The entries of one piece that are wanted, by lane.
     private static func records(
-        of piece: ArchivedPiece, in log: any LogReader, _ next: [String: UInt64], _ last: [String: UInt64]
+        of piece: ArchivedPiece, in log: any LogReader, _ next: [String: UInt64], _ last: [String: UInt64], _ only: Set<String>?
     ) async throws -> [[Record]] {
         var wanted: [(event: LogEvent, stream: String, frames: Range<Int>)] = []
         let index = try await log.index(of: piece)
@@ -123,14 +129,16 @@ public struct GitalyRestoreTarget: RestoreTarget {
             }
             // Materialised links follow their entry in a frame of their own.
             let following = i + 1 < index.events.count ? index.events[i + 1].frame ?? frame + 1 : index.frames.count - 1
-            wanted.append((event, stream, frame..<max(frame + 1, following)))
+            let isSkipped = only.map { !$0.contains(event.subject) } ?? false
+            wanted.append((event, stream, isSkipped ? frame..<frame : frame..<max(frame + 1, following)))
         }
         var records = [[Record]](repeating: [], count: width)
-        guard !wanted.isEmpty else { return records }
-        let contents = try await log.read(piece, index: index, frames: wanted.flatMap { Array($0.frames) })
+        let frames = wanted.flatMap { Array($0.frames) }
+        let contents = frames.isEmpty ? [] : try await log.read(piece, index: index, frames: frames)
         var at = 0
         for (event, stream, frames) in wanted {
-            records[lane(of: stream)].append(Record(event: event, stream: stream, frames: Array(contents[at..<at + frames.count])))
+            records[lane(of: stream)].append(
+                Record(event: event, stream: stream, frames: Array(contents[at..<at + frames.count]), isSkipped: frames.isEmpty))
             at += frames.count
         }
         return records
@@ -155,6 +163,58 @@ public struct GitalyRestoreTarget: RestoreTarget {
     }
 }
 
+extension GitalyRestoreTarget: PartialRestoreTarget {
+    public func companions(
+        of paths: Set<String>, cuts: [StreamCut], spans: [LogSpan], log: any LogReader, content: (String) async throws -> [UInt8]?
+    ) async throws -> Set<String> {
+        var found = paths
+        for path in paths {
+            if let pool = try await content("\(path)/\(Self.alternates)").flatMap({ Self.pool(named: $0, by: path) }) { found.insert(pool) }
+        }
+        let starts = Dictionary(spans.map { ($0.stream, $0) }, uniquingKeysWith: { a, _ in a })
+        var next: [String: UInt64] = [:]
+        var last: [String: UInt64] = [:]
+        for cut in cuts {
+            next[cut.stream] = starts[cut.stream]?.start ?? 1
+            last[cut.stream] = max(cut.end, starts[cut.stream]?.end ?? 0)
+        }
+        for piece in log.pieces {
+            try Task.checkCancellation()
+            for record in try await Self.records(of: piece, in: log, next, last, paths).joined() where !record.isSkipped {
+                let entry = try EntryFrame.decode(record.frames)
+                for case .link(let source, let inStorage, let destination) in entry.entry.operations {
+                    if inStorage {
+                        // Content of the pool that the repository leaves.
+                        let text = String(decoding: source, as: UTF8.self)
+                        if let end = text.firstRange(of: "/objects/") { found.insert(String(text[..<end.lowerBound])) }
+                    } else if destination.elementsEqual("\(record.event.subject)/\(Self.alternates)".utf8),
+                        let file = entry.files[String(decoding: source, as: UTF8.self)], let pool = Self.pool(named: file.bytes, by: record.event.subject)
+                    {
+                        found.insert(pool)
+                    }
+                }
+            }
+        }
+        return found
+    }
+
+    public func isPresent(_ path: String, in directory: String) throws -> Bool { Files.exists("\(directory)/\(path)/HEAD") }
+
+    private static let alternates = "objects/info/alternates"
+
+    /// The repository whose objects an alternates file names, relative to those of `path`; `nil` when it names none of this storage.
+    private static func pool(named alternates: [UInt8], by path: String) -> String? {
+        guard let line = alternates.split(separator: 0x0A).first, line.first != 0x2F else { return nil }
+        var parts = "\(path)/objects".split(separator: "/")
+        for part in String(decoding: line, as: UTF8.self).split(separator: "/") {
+            if part == ".." { if parts.popLast() == nil { return nil } } else if part != "." { parts.append(part) }
+        }
+        guard parts.popLast() == "objects", !parts.isEmpty else { return nil }
+        let pool = parts.joined(separator: "/")
+        return isSafeRelativePath(pool.utf8) ? pool : nil
+    }
+}
+
 public struct GitalyKind: ComponentKind {
     public init() {}
     public let kind = "gitaly"
@@ -164,4 +224,7 @@ public struct GitalyKind: ComponentKind {
     public let firstOffset: UInt64 = 1
     public let carriesFences = false
     public func pieceName(endingAt offset: UInt64, branch: UInt32, of incarnation: IncarnationRecord) -> PieceName? { nil }
+
+    /// None: packs keep the times of their entries in seconds, their indexes keep them to the nanosecond.
+    public func makeIndexer(for incarnation: IncarnationRecord) throws(ArchiveError) -> (any LogIndexer)? { nil }
 }

@@ -6,14 +6,17 @@ struct PackBuilder {
     /// Bytes of content after which a pack is closed; one entry may be larger.
     static let maximumBytes = 8 << 20
 
+    /// Entries after which the pack is full.
+    let limit: Int
     private var frames: [[UInt8]] = []
     private var events: [LogEvent] = []
     private var spans: [LogSpan] = []
     private var spanOf: [String: Int] = [:]
     private var bytes = 0
-    /// Digest of every partition's last entry.
     var isEmpty: Bool { events.isEmpty }
-    var isFull: Bool { events.count >= Self.maximumEntries || bytes >= Self.maximumBytes }
+    var isFull: Bool { events.count >= limit || bytes >= Self.maximumBytes }
+
+    init(limit: Int = Self.maximumEntries) { self.limit = limit }
 
     mutating func add(_ found: FoundEntry) {
         let frame = EntryFrame.encode(
@@ -52,9 +55,10 @@ struct PackBuilder {
         }
     }
 
-    func piece(number: UInt64) -> LogPiece {
+    /// - Parameter fence: the one that this pack completes; then there need not be any entry.
+    func piece(number: UInt64, fence: FenceRecord? = nil) -> LogPiece {
         LogPiece(
             name: PieceName(branch: 0, name: hex(number, 16), suffix: "tar.zst"), frames: frames + [EntryFrame.end], spans: spans,
-            events: events, sequence: number)
+            events: events, sequence: number, fences: fence.map { [$0] } ?? [])
     }
 }

@@ -1,6 +1,7 @@
 import ArchiveCore
 import DurableIO
 import Glibc
+import Runtime
 
 /// The `wal/` directories of a storage, looked at often: a directory is listed again only when it may have changed.
 struct WALDirectories: Sendable {
@@ -37,10 +38,15 @@ struct WALDirectories: Sendable {
     private mutating func names(_ path: String, at time: Moment) throws -> [String] {
         guard let modified = try Self.modified(path) else { return [] }
         if let known = shards[path], known.seen == modified { return known.names }
+        let isOld = Self.isOld(modified, at: time)
         let names = try Files.names(in: path)
-        shards[path] = (time - modified > Self.trust ? modified : nil, names)
+        shards[path] = (isOld ? modified : nil, names)
         return names
     }
+
+    /// Whether a modification time, read just now, lies so far back that another change would leave another time. The clock may have been
+    /// set back since `time`.
+    private static func isOld(_ modified: Moment, at time: Moment) -> Bool { min(time, now()) - modified > trust }
 
     private static func modified(_ path: String) throws -> Moment? {
         guard let status = try Files.status(path), status.st_mode & S_IFMT == S_IFDIR else { return nil }
@@ -51,8 +57,9 @@ struct WALDirectories: Sendable {
     mutating func changed(_ id: String, at time: Moment) throws -> [UInt64]? {
         guard let partition = partitions[id], let modified = try Self.modified(partition.wal) else { return nil }
         if partition.seen == modified { return nil }
+        let isOld = Self.isOld(modified, at: time)
         let lsns = try Self.entries(in: partition.wal, partition: id)
-        partitions[id]?.seen = time - modified > Self.trust ? modified : nil
+        partitions[id]?.seen = isOld ? modified : nil
         return lsns
     }
 

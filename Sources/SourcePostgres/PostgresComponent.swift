@@ -99,4 +99,12 @@ public struct PostgresKind: ComponentKind {
         else { return nil }
         return PieceName(branch: branch, name: SegmentName(timeline: timeline, containing: LSN(rawValue: offset - 1), size: size).description)
     }
+
+    /// WAL says everything that its index says.
+    public func makeIndexer(for incarnation: IncarnationRecord) throws(ArchiveError) -> (any LogIndexer)? {
+        guard let size = incarnation.facts["segment-size"].flatMap(UInt64.init).flatMap(SegmentSize.init(bytes:)) else {
+            throw ArchiveError(.archiveDamaged, "The record of '\(incarnation.source)' in the archive names no segment size.")
+        }
+        return WALIndexer(size: size, systemID: UInt64(incarnation.identity))
+    }
 }

@@ -35,9 +35,10 @@ public final class PostgresLogSource: LogSource {
         }
         await close()
         let (conninfo, slot, directory, tail) = (conninfo, slot, stateDirectory, tail)
+        let archived = try await Self.decoder(behind: resume, size: size)
         let receiver = try await blocking {
             let spool = try Spool(stateDirectory: directory, segmentSize: size.bytes)
-            return try Receiver(conninfo: conninfo, slot: slot, size: size, resume: resume, spool: spool, tail: tail)
+            return try Receiver(conninfo: conninfo, slot: slot, size: size, resume: resume, archived: archived, spool: spool, tail: tail)
         }
         let stopping = current.withLock { current in
             current.receiver = receiver
@@ -45,6 +46,16 @@ public final class PostgresLogSource: LogSource {
         }
         if stopping { receiver.state.withLock { $0.stopping = true } }
         receiver.start()
+    }
+
+    /// - Returns: `nil` also when the last archived segment cannot be read back: that is no reason not to archive what follows.
+    private static func decoder(behind resume: ResumeState, size: SegmentSize) async throws -> WALDecoder? {
+        do { return try await WALDecoder.behind(resume, size: size) } catch let error as ArchiveError where !error.code.isRetryable {
+            Log(resume.incarnation.source).warning(
+                "the last archived segment could not be read back: \(error) If a record goes on from it into the next one, the index lacks it: see tidemark verify --reindex"
+            )
+            return nil
+        }
     }
 
     private enum Step {

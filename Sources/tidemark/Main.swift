@@ -6,11 +6,12 @@ struct Main {
     static let version = "0.1.0"
 
     static let commands: [Command] = [
-        initCommand, checkCommand, agentCommand, backupCommand, listCommand, windowCommand, planCommand, restoreCommand, walFetchCommand,
+        initCommand, checkCommand, agentCommand, backupCommand, listCommand, windowCommand, logCommand, planCommand, restoreCommand, verifyCommand,
+        walFetchCommand,
     ]
 
     static func main() async {
-        Signals.block()
+        Signals.ignorePipes()
         exit(await run(Array(CommandLine.arguments.dropFirst())))
     }
 

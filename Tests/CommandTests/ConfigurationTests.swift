@@ -20,16 +20,26 @@ struct ConfigurationTests {
             storage: /srv/git/
             log: spool
             spool: /srv/spool
+            fence: main
+          - gitaly: other
+            storage: /srv/other
+            fence: elsewhere
+            fence_conninfo: "host=db password=${SECRET}"
+            fence_interval: 250ms
         """
 
     @Test("a whole one is read, with defaults and the environment")
     func whole() throws {
         let c = try read(good, environment: ["SECRET": "x y"])
         #expect(c.archive == "file:///srv/tidemark" && c.tail == 0.5 && c.state == "/var/lib/tidemark")
-        guard case .postgres(let conninfo, let slot) = c.sources[0].kind, case .gitaly(let storage, let log, let spool, let prune) = c.sources[1].kind
+        guard case .postgres(let conninfo, let slot) = c.sources[0].kind, case .gitaly(let storage, let log, let spool, let prune, let fence) = c.sources[1].kind,
+            case .gitaly(_, _, _, _, let other) = c.sources[2].kind
         else { throw ArchiveError(.configuration, "the sources are of other kinds") }
         #expect(conninfo == "host=/run password=x y" && slot == "tidemark_main")
         #expect(storage == "/srv/git" && log == .spool && spool == "/srv/spool" && prune)
+        // The connection of the source that it names, also where that stands in the same file only.
+        #expect(fence?.anchor == "main" && fence?.conninfo == conninfo && fence?.interval == 1)
+        #expect(other?.anchor == "elsewhere" && other?.conninfo == "host=db password=x y" && other?.interval == 0.25)
     }
 
     @Test("what is wrong is named with its line and a way out", arguments: [
@@ -44,6 +54,13 @@ struct ConfigurationTests {
         ("archive: file:///a\nsources:\n  - gitaly: a\n    storage: /x\n    log: spool\n", "'spool' of the gitaly source is missing", ""),
         ("archive: file:///a\nsources:\n  - gitaly: a\n    storage: /x\n  - gitaly: a\n    storage: /y\n", "two sources 'a'", ""),
         ("archive: file:///a\ntail: 5\nsources: x\n", "'tail' is '5'", "1s"), ("archive: file:///a\nlisten: 9187\nsources: x\n", "'listen'", "127"),
+        ("archive: file:///a\nsources:\n  - gitaly: a\n    storage: /x\n    fence: main\n", "t.yaml:5:12: 'fence' names 'main', which is not in this file", "fence_conninfo"),
+        ("archive: file:///a\nsources:\n  - gitaly: a\n    storage: /x\n    fence: a\n", "t.yaml:5:12: 'fence' names 'a', which is no postgres source", ""),
+        ("archive: file:///a\nsources:\n  - gitaly: a\n    storage: /x\n    fence: a b\n", "t.yaml:5:12", "main"), ("archive: file:///a\nsources:\n  - gitaly: a\n    storage: /x\n    fence_interval: 1s\n", "t.yaml:5:21: 'fence_interval' goes with 'fence'", "fence"),
+        ("archive: file:///a\nsources:\n  - gitaly: a\n    storage: /x\n    fence_conninfo: x\n", "t.yaml:5:21", "fence"),
+        ("archive: file:///a\nsources:\n  - gitaly: a\n    storage: /x\n    fence: m\n    fence_conninfo: x\n    fence_interval: 2m\n", "t.yaml:7:21: 'fence_interval' is '2m'", "1s"),
+        ("archive: file:///a\nsources:\n  - gitaly: a\n    storage: /x\n    fence: m\n    fence_conninfo: x\n    fence_interval: 10ms\n", "'fence_interval'", "100ms"),
+        ("archive: file:///a\nsources:\n  - gitaly: a\n    storage: /x\n    fence: m\n    fence_conninfo: ${NOPE}\n", "t.yaml:6:21", "Set it"),
         ("archive: ${NOPE}\n", "NOPE", ""), ("archive: &a file:///a\n", "anchors", ""), ("archive: *a\n", "", ""), ("archive: !!str x\n", "tags", ""),
         ("a: 1\n---\nb: 2\n", "second document", ""), ("[1, 2]\n", "keys and values", ""), ("archive: [\n", "t.yaml:", ""),
         ("archive: \"a\\0b\"\n", "NUL", ""), ("archive: \u{1}\n", "t.yaml:", ""),

@@ -95,7 +95,7 @@ struct HostileArchiveTests {
 
     /// Restores, and says whether anything was written where it must not be.
     private func restore(_ catalog: Catalog) async throws -> RestoreReport {
-        let plan = try await PlanLoader(catalog: catalog).plan(source: "default", target: .latest, kinds: kinds)
+        let plan = try await PlanLoader(catalog: catalog, kinds: kinds).plan(source: "default", rule: .latest)
         let order = RestoreOrder(plan: plan, directory: target, recover: .none, bindir: nil, fetchCommand: "", mappings: [:])
         return try await RestoreRun(catalog: catalog) { _, _, _ in }.run(order, with: GitalyKind().restoreTarget)
     }

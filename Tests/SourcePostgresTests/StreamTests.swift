@@ -170,6 +170,27 @@ struct StreamTests {
         #expect((await two.failure as? ArchiveError)?.code == .twoHistories)
     }
 
+    @Test("a spool file whose making was cut short is made again; one that is short and holds something is not passed over")
+    func shortSpool() throws {
+        let state = try TemporaryDirectory()
+        let size: UInt64 = 1 << 20
+        let spool = try Spool(stateDirectory: state.path, segmentSize: size)
+        let names = ["000000010000000000000001", "000000010000000000000002", "000000010000000000000003"]
+        for name in names { _ = try spool.open(name) }
+        func truncate(_ name: String, to length: Int, _ bytes: [UInt8] = []) throws {
+            try Files.removeTree(spool.path(name))
+            try Descriptor(spool.path(name), O_WRONLY | O_CREAT).write(bytes + [UInt8](repeating: 0, count: length - bytes.count))
+        }
+        try truncate(names[1], to: 300_000)
+        try truncate(names[2], to: 300_000, [1])
+        let again = try Spool(stateDirectory: state.path, segmentSize: size)
+        #expect(try again.segments() == [names[0], names[2]])
+        #expect(try again.read(names[0]).count == Int(size))
+        #expect(throws: ArchiveError.self) { try again.read(names[2]) }
+        _ = try again.open(names[1])
+        #expect(try again.read(names[1]).count == Int(size))
+    }
+
     @Test("a promoted standby's timeline is followed where it left the old one", .timeLimit(.minutes(3)), arguments: Server.bindirs)
     func timelines(_ bindir: String) async throws {
         let primary = try await Server(bindir)

@@ -12,24 +12,8 @@ build_tidemark
 cp "$TIDEMARK" "$TM_WORK/tidemark"
 TIDEMARK="$TM_WORK/tidemark"
 
-digest() { # digest DIRECTORY: everything in it, names and contents
-    if [ -e "$1" ]; then (cd "$1" && find . -type f -print0 | sort -z | xargs -0r sha256sum) | sha256sum; else echo absent; fi
-}
-
-# refused STATUS PATTERN COMMAND…: the command ends with STATUS, says PATTERN, and neither $ARCHIVE, $DAMAGED nor $TARGET changes.
 TARGET="$TM_WORK/target"
 DAMAGED="$TM_WORK/damaged"
-refused() {
-    local status="$1" pattern="$2" got=0 before after
-    shift 2
-    before="$(digest "$ARCHIVE") $(digest "$DAMAGED") $(digest "$TARGET")"
-    "$@" >"$TM_WORK/refused.out" 2>&1 || got=$?
-    after="$(digest "$ARCHIVE") $(digest "$DAMAGED") $(digest "$TARGET")"
-    [ "$got" = "$status" ] || { cat "$TM_WORK/refused.out" >&2; die "exit code $got, not $status: $*"; }
-    grep -Eq -- "$pattern" "$TM_WORK/refused.out" || { cat "$TM_WORK/refused.out" >&2; die "no word of '$pattern': $*"; }
-    [ "$before" = "$after" ] || die "something changed: $*"
-    note "$status  $(grep -m1 '^error:\|FAILED' "$TM_WORK/refused.out" | sed 's/^ *//' | cut -c1-150)"
-}
 restore() { "$TIDEMARK" restore --bindir "$BIN" "$@"; }
 
 step "An archive of both sources, its agent stopped"
@@ -108,7 +92,6 @@ fresh() {
     segment="$(find "$DAMAGED/log/main" -name '*.zst' ! -name '*.tail.zst' | sort | tail -2 | head -1)"
     pack="$(find "$DAMAGED/log/default" -name '*.tar.zst' -size +0 | sort | tail -2 | head -1)"
 }
-flip() { python3 -c 'import sys; f = open(sys.argv[1], "r+b"); b = bytearray(f.read()); b[len(b) // 2] ^= 4; f.seek(0); f.write(b)' "$1"; }
 hurt() { # hurt KIND FILE
     case "$1" in
         corrupt) flip "$2" ;;
@@ -147,16 +130,12 @@ for kind in corrupt missing unreadable; do
     # Whether it comes up or not: what counts is how its recovery ends.
     as_postgres "$BIN/pg_ctl" -D "$prepared" -l "$prepared.log" -w -t 60 \
         -o "-c listen_addresses='' -c unix_socket_directories='$PG' -c port=$(free_port) -c hot_standby=off" start >/dev/null 2>&1 || true
-    for (( tenths = 300; tenths > 0; tenths-- )); do
-        as_postgres test -e "$prepared/postmaster.pid" || break
-        if grep -q 'ready to accept connections' "$prepared.log"; then
-            as_postgres "$BIN/pg_ctl" -D "$prepared" -m immediate stop >/dev/null 2>&1
-            tail -20 "$prepared.log" >&2
-            die "$kind: the server opened short of its target"
-        fi
-        sleep 0.1
-    done
-    [ "$tenths" -gt 0 ] || { as_postgres "$BIN/pg_ctl" -D "$prepared" -m immediate stop >/dev/null 2>&1; tail -20 "$prepared.log" >&2; die "$kind: its recovery does not end"; }
+    await_recovery "$prepared" "$prepared.log"
+    [ "$OUTCOME" = ended ] || {
+        as_postgres "$BIN/pg_ctl" -D "$prepared" -m immediate stop >/dev/null 2>&1
+        tail -20 "$prepared.log" >&2
+        die "$kind: the server's recovery is $OUTCOME, short of its target"
+    }
     state="$(as_postgres "$BIN/pg_controldata" "$prepared" 2>/dev/null | sed -n 's/^Database cluster state: *//p')"
     [ "$state" = "in archive recovery" ] || { tail -20 "$prepared.log" >&2; die "$kind: the cluster is '$state'"; }
     grep -q FATAL "$prepared.log" || die "$kind: no FATAL in the server's log"

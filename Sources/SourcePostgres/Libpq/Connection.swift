@@ -16,9 +16,18 @@ final class Connection {
     var isCancelled: () -> Bool = { false }
 
     /// Connects. Calls `PQconnectStartParams` and `PQconnectPoll`.
-    init(conninfo: String, purpose: Purpose, timeout: Double = 15) throws(ArchiveError) {
+    ///
+    /// - Parameters:
+    ///   - application: replaces every other `application_name`; `nil`: `tidemark`, where nobody set another.
+    ///   - database: where neither `conninfo` nor the environment names one.
+    ///   - timeout: in seconds; the look-up of a host's name is not under it.
+    init(
+        conninfo: String, purpose: Purpose, application: String? = nil, database: String? = nil, timeout: Double = 15
+    ) throws(ArchiveError) {
         var pairs = [("fallback_application_name", "tidemark"), ("dbname", conninfo), ("client_encoding", "UTF8")]
         if purpose == .replication { pairs.append(("replication", "true")) }
+        if let application { pairs.append(("application_name", application)) }
+        if let database, !namesDatabase(conninfo) { pairs.append(("dbname", database)) }
         var keywords = pairs.map { UnsafePointer<CChar>?(strdup($0.0)) } + [nil]
         var values = pairs.map { UnsafePointer<CChar>?(strdup($0.1)) } + [nil]
         defer { for p in keywords + values { free(UnsafeMutablePointer(mutating: p)) } }
@@ -89,6 +98,25 @@ final class Connection {
         }
         if let failure { throw failure }
         return rows
+    }
+
+    /// One statement and no more, and the columns of its result: name and the type's number.
+    func table(_ command: String, timeout: Double) throws -> (columns: [(name: String, type: UInt32)], rows: [Row]) {
+        guard PQsendQueryParams(handle, command, 0, nil, nil, nil, nil, 0) == 1 else { throw lost() }
+        var table: (columns: [(name: String, type: UInt32)], rows: [Row]) = ([], [])
+        var failure: ServerError?
+        while let result = try nextResult(timeout: timeout) {
+            defer { PQclear(result) }
+            switch PQresultStatus(result) {
+            case PGRES_TUPLES_OK:
+                table.columns = (0..<PQnfields(result)).map { (String(cString: PQfname(result, $0)), PQftype(result, $0)) }
+                table.rows = Connection.rows(result)
+            case PGRES_COMMAND_OK, PGRES_EMPTY_QUERY: break
+            default: failure = Connection.error(result)
+            }
+        }
+        if let failure { throw failure }
+        return table
     }
 
     func send(_ command: String) throws {
@@ -227,6 +255,20 @@ func monotonic() -> Double {
     var t = timespec()
     clock_gettime(CLOCK_MONOTONIC, &t)
     return Double(t.tv_sec) + Double(t.tv_nsec) / 1e9
+}
+
+/// Whether a connection string or the environment says which database, itself or by a service.
+private func namesDatabase(_ conninfo: String) -> Bool {
+    if getenv("PGDATABASE") != nil || getenv("PGSERVICE") != nil { return true }
+    // One that cannot be parsed fails with libpq's own words when it is used.
+    guard let options = PQconninfoParse(conninfo, nil) else { return true }
+    defer { PQconninfoFree(options) }
+    var option = options
+    while let keyword = option.pointee.keyword {
+        if let value = option.pointee.val, value.pointee != 0, ["dbname", "service"].contains(String(cString: keyword)) { return true }
+        option += 1
+    }
+    return false
 }
 
 /// `text` without any password that `conninfo` carries.

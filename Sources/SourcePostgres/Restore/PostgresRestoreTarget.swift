@@ -20,7 +20,7 @@ public struct PostgresRestoreTarget: RestoreTarget {
         }
     }
 
-    private static func major(_ base: BaseRecord) throws -> Int {
+    static func major(_ base: BaseRecord) throws -> Int {
         guard let version = base.facts["server-version"].flatMap({ Int($0) }) else {
             throw ArchiveError(.archiveDamaged, "The base \(base.id) does not say which version of PostgreSQL it is of.")
         }
@@ -150,7 +150,7 @@ public struct PostgresRestoreTarget: RestoreTarget {
     ) async throws {
         try await feeder.writeBaseLog(from: start.rawValue, to: stop.rawValue, into: job.directory + "/pg_wal")
         let settings = [
-            "restore_command = '\(job.fetchCommand.replacing("'", with: "''"))'", "recovery_target_lsn = '\(target)'",
+            "restore_command = '\(job.fetchCommand.replacing("'", with: "''")) --target \(target)'", "recovery_target_lsn = '\(target)'",
             "recovery_target_inclusive = on", "recovery_target_timeline = '\(timeline)'", "recovery_target_action = 'promote'",
         ]
         try await blocking {

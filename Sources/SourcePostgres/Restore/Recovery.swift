@@ -25,9 +25,10 @@ struct Recovery: Sendable {
         }
         let sockets = try await blocking { [self] in try socketDirectory() }
         do {
+            let files = try await feeder.prepare()
             try await withThrowingTaskGroup(of: Bool.self) { group in
                 group.addTask {
-                    try await feeder.run()
+                    try await feeder.run(files)
                     return false
                 }
                 group.addTask {
@@ -102,7 +103,11 @@ struct Recovery: Sendable {
         while true {
             try Task.checkCancellation()
             if try await controlState() == "in production", serverLog().contains("database system is ready to accept connections") { return }
-            if ended.isSet { throw failure("PostgreSQL ended before it reached \(target)") }
+            if ended.isSet {
+                // What came before the server could write to its log, such as a directory that its user cannot reach.
+                let errors = try await server.value.errors.split(separator: "\n").joined(separator: " | ")
+                throw failure("PostgreSQL ended before it reached \(target)\(errors.isEmpty ? "" : " (\(errors))")")
+            }
             if last.map({ now() - $0 > 1 }) ?? true {
                 last = now()
                 job.progress("recovery", position(), target.rawValue)
@@ -150,7 +155,10 @@ struct Recovery: Sendable {
     }
 
     private func failure(_ what: String) -> ArchiveError {
-        let lines = serverLog().split(separator: "\n").suffix(6).joined(separator: " | ")
+        let log = serverLog().split(separator: "\n")
+        // What follows the reason is of less use than what came before it.
+        let end = log.lastIndex { $0.contains("FATAL:") || $0.contains("PANIC:") }.map { $0 + 1 } ?? log.count
+        let lines = log[..<end].suffix(6).joined(separator: " | ")
         return ArchiveError(
             .recoveryFailed, "\(what). PostgreSQL's last words: \(lines)",
             remedy: "Nothing was left behind. If the log names a setting, restore with --recover none and start it by hand.")

@@ -17,14 +17,19 @@ final class Receiver: Sendable {
     private let slot: String
     private let size: SegmentSize
     private let resume: ResumeState
+    /// Stands behind the last archived segment.
+    private let archived: WALDecoder?
     private let tail: Double
     private let ended = Semaphore()
 
-    init(conninfo: String, slot: String, size: SegmentSize, resume: ResumeState, spool: Spool, tail: Double) throws {
+    init(
+        conninfo: String, slot: String, size: SegmentSize, resume: ResumeState, archived: WALDecoder?, spool: Spool, tail: Double
+    ) throws {
         self.conninfo = conninfo
         self.slot = slot
         self.size = size
         self.resume = resume
+        self.archived = archived
         self.spool = spool
         self.tail = tail
         wake = try WakeUp()
@@ -64,7 +69,8 @@ final class Receiver: Sendable {
         let pace = try statusPace(connection)
         var restart: String?
         while true {
-            let point = try StartPoint.find(connection: connection, slot: slot, resume: resume, size: size, spool: spool, restart: restart)
+            let point = try StartPoint.find(
+                connection: connection, slot: slot, resume: resume, archived: archived, size: size, spool: spool, restart: restart)
             let waiter = state.withLock { state in
                 state.queue += point.spooled.map { .segment($0) } + point.outputs.map { .output($0) }
                 state.unarchived += point.spooled.map { .init(name: $0.name, start: $0.start, end: $0.end, spooled: true) }
@@ -75,8 +81,7 @@ final class Receiver: Sendable {
             waiter?.resume()
             let sync = SyncThread { [wake] in wake.signal() }
             defer { sync.close() }
-            var stream = Stream(
-                receiver: self, connection: connection, sync: sync, timeline: point.timeline, position: point.position, pace: pace)
+            var stream = Stream(receiver: self, connection: connection, sync: sync, point: point, pace: pace)
             do {
                 try stream.run()
                 return
@@ -130,15 +135,14 @@ final class Receiver: Sendable {
         /// A reading of the server's clock that still lacks its proof; see `prove`.
         private var candidate: (time: Moment, end: UInt64, repeated: Int)?
 
-        init(receiver: Receiver, connection: Connection, sync: SyncThread, timeline: UInt32, position: UInt64, pace: Double) {
+        init(receiver: Receiver, connection: Connection, sync: SyncThread, point: StartPoint, pace: Double) {
             self.receiver = receiver
             self.connection = connection
             self.sync = sync
-            self.timeline = timeline
-            self.position = position
+            self.timeline = point.timeline
+            self.position = point.position
             self.pace = pace
-            decoder = WALDecoder(
-                start: position, timeline: timeline, segmentSize: receiver.size.bytes, systemID: UInt64(receiver.resume.incarnation.identity))
+            decoder = point.makeDecoder(size: receiver.size, systemID: UInt64(receiver.resume.incarnation.identity))
         }
 
         mutating func run() throws {

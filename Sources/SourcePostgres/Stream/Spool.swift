@@ -19,6 +19,14 @@ final class Spool: Sendable {
         for name in try Files.names(in: directory) where name.hasPrefix("spare-") {
             spares.withLock { $0.append(directory + "/" + name) }
         }
+        for name in try segments() { try removeUnfinished(path(name)) }
+    }
+
+    /// Removes a file that was still being filled with zeros when its process was killed: nothing was received into it.
+    private func removeUnfinished(_ path: String) throws {
+        guard let size = try Files.status(path)?.st_size, size < off_t(segmentSize) else { return }
+        let bytes = try Descriptor(path, O_RDONLY).read(at: 0, count: Int(size))
+        if bytes.allSatisfy({ $0 == 0 }) { try Files.removeTree(path) }
     }
 
     func path(_ segment: String) -> String { "\(directory)/\(segment)\(Self.suffix)" }

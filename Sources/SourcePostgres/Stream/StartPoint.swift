@@ -11,12 +11,15 @@ struct StartPoint {
     var spooled: [ClosedSegment] = []
     /// What has to be told before anything else.
     var outputs: [LogOutput] = []
+    /// Read everything before some position; see `makeDecoder`.
+    var decoder: WALDecoder?
 
     /// - Parameters:
     ///   - connection: a replication connection; the slot is created on it when it is missing.
+    ///   - archived: a decoder behind the archive's last segment, when it could be read back.
     ///   - restart: begin anew where the server still has WAL, because it no longer has what the archive needs.
     static func find(
-        connection: Connection, slot: String, resume: ResumeState, size: SegmentSize, spool: Spool, restart: String?
+        connection: Connection, slot: String, resume: ResumeState, archived: WALDecoder?, size: SegmentSize, spool: Spool, restart: String?
     ) throws -> StartPoint {
         let system = try connection.identifySystem()
         guard system.identifier == resume.incarnation.identity else {
@@ -40,7 +43,7 @@ struct StartPoint {
                 .twoHistories, "The server is on timeline \(system.timeline), but the archive has timeline \(newest) already.",
                 remedy: "Connect to the server that was promoted last; this one is of an older history.")
         }
-        var point = StartPoint(position: available, timeline: newest)
+        var point = StartPoint(position: available, timeline: newest, decoder: archived)
         if let tail = resume.tails.first(where: { $0.name.branch == newest })?.name, let name = SegmentName(tail.name, size: size) {
             point.position = name.start.rawValue
         } else if let last = resume.lastPiece[newest], let name = SegmentName(last.name, size: size) {
@@ -73,19 +76,27 @@ struct StartPoint {
         for name in names where name.end.rawValue <= position && name.timeline.rawValue <= timeline { try spool.discard(name.description) }
         guard let start = TimelineID(rawValue: timeline) else { return }
         var name = SegmentName(timeline: start, containing: LSN(rawValue: position), size: size)
-        var decoder = WALDecoder(start: position, timeline: timeline, segmentSize: size.bytes, systemID: systemID)
         while names.contains(name) {
             let bytes = try spool.read(name.description)
             // A segment that is not whole ends in zeros, which are no record: it is asked from the server again.
+            var decoder = makeDecoder(size: size, systemID: systemID)
             do { try bytes.withUnsafeBytes { try decoder.feed($0) } } catch is ArchiveError { return }
             spooled.append(
                 ClosedSegment(
                     name: name.description, branch: timeline, start: name.start.rawValue, end: name.end.rawValue, bytes: nil,
                     events: decoder.events, lastRecord: decoder.lastRecord, tails: [], spooled: true))
             decoder.events = []
+            self.decoder = decoder
             position = name.end.rawValue
             name = name.next
         }
+    }
+
+    /// A decoder for what comes at `position`: the one that read what comes before, when that follows, so that a record that goes on
+    /// from there is known.
+    func makeDecoder(size: SegmentSize, systemID: UInt64?) -> WALDecoder {
+        if let decoder, decoder.position == position, decoder.timeline == timeline { return decoder }
+        return WALDecoder(start: position, timeline: timeline, segmentSize: size.bytes, systemID: systemID)
     }
 
     /// Goes over to the timelines that followed, where ours ended before the position.

@@ -1,4 +1,5 @@
 import ArchiveCore
+import Glibc
 
 /// Checks WAL as it streams by, and picks out what the commit index needs.
 ///
@@ -38,8 +39,15 @@ struct WALDecoder {
     private var recordStart: UInt64 = 0
     private var recordLength: UInt64 = 0
     private var filled: UInt64 = 0
+    /// The record's header, as far as it is there, and what was read of the rest.
     private var kept: [UInt8] = []
+    private var content: TransactionRecord?
     private var crc = CRC32C()
+
+    /// Whether everything fed so far belongs to a record that began before.
+    var isPassing: Bool { if case .passing = state { true } else { false } }
+    /// Whether the first byte fed belongs to such a record.
+    private(set) var beganInside = false
 
     /// - Precondition: `start` is the beginning of a segment.
     init(start: UInt64, timeline: UInt32, segmentSize: UInt64, systemID: UInt64?) {
@@ -89,6 +97,7 @@ struct WALDecoder {
                 }
             }
             kept.removeAll(keepingCapacity: true)
+            content = nil
             crc = CRC32C()
             state = .inside
             return try gather(window)
@@ -99,8 +108,9 @@ struct WALDecoder {
             state = Int(remaining) == n ? .between : .passing(remaining: remaining - UInt64(n))
             return n
         case .switched:
-            if let i = window.firstIndex(where: { $0 != 0 }) {
-                throw WALFormat.damaged(position + UInt64(i), "the rest of a segment behind a switch is not empty")
+            guard isZero(window) else {
+                throw WALFormat.damaged(
+                    position + UInt64(window.prefix { $0 == 0 }.count), "the rest of a segment behind a switch is not empty")
             }
             position += UInt64(window.count)
             if position & (segmentSize - 1) == 0 { state = .between }
@@ -124,20 +134,21 @@ struct WALDecoder {
                 }
             }
             guard filled >= WALFormat.recordHeader else { return taken }
+            content = kept.withUnsafeBytes { TransactionRecord(header: $0, major: major) }
         }
         let n = min(Int(recordLength - filled), window.count - taken)
         if n > 0 {
             let part = UnsafeRawBufferPointer(rebasing: window[taken..<taken + n])
             crc.update(part)
-            let limit = kept[17] == WALFormat.resourceManagerTransaction ? 1 << 20 : 4096
-            if kept.count < limit { kept.append(contentsOf: part.prefix(limit - kept.count)) }
+            content?.feed(part)
             filled += UInt64(n)
             position += UInt64(n)
             taken += n
         }
         if filled == recordLength {
-            let bytes = kept
-            try bytes.withUnsafeBytes { raw in try finish(raw, body: crc) }
+            let header = kept
+            let found = content?.event(start: recordStart, end: WALFormat.aligned(position))
+            try header.withUnsafeBytes { raw in try finish(raw, body: crc, event: found) }
         }
         return taken
     }
@@ -147,11 +158,12 @@ struct WALDecoder {
         var body = CRC32C()
         body.update(UnsafeRawBufferPointer(rebasing: record[WALFormat.recordHeader...]))
         position += length
-        try finish(record, body: body)
+        let found = TransactionRecord.event(record, start: recordStart, end: WALFormat.aligned(position), major: major)
+        try finish(record, body: body, event: found)
     }
 
-    /// Checks a record that is there as a whole; `bytes` are its beginning.
-    private mutating func finish(_ bytes: UnsafeRawBufferPointer, body: CRC32C) throws {
+    /// Checks a record that is there as a whole; `bytes` begin with its header, `event` is what it means if it is right.
+    private mutating func finish(_ bytes: UnsafeRawBufferPointer, body: CRC32C, event: LogEvent?) throws {
         var sum = body
         sum.update(UnsafeRawBufferPointer(rebasing: bytes[0..<20]))
         let expected: UInt32 = bytes.number(20)
@@ -167,19 +179,14 @@ struct WALDecoder {
         } else if previous >= recordStart {
             throw WALFormat.damaged(recordStart, "a record says that it follows \(LSN(rawValue: previous))")
         }
-        let end = WALFormat.aligned(position)
         lastRecord = recordStart
-        lastRecordEnd = end
+        lastRecordEnd = WALFormat.aligned(position)
         recordCount += 1
         state = .between
-        let manager = bytes[17]
-        if manager <= WALFormat.resourceManagerTransaction {
-            if manager == WALFormat.resourceManagerXLog, bytes[16] & 0xF0 == WALFormat.infoSwitch {
-                lastRecordEnd = (recordStart / segmentSize + 1) * segmentSize
-                if position & (segmentSize - 1) != 0 { state = .switched }
-            } else if let event = TransactionRecord.event(bytes, start: recordStart, end: end, major: major) {
-                events.append(event)
-            }
+        if let event { events.append(event) }
+        if bytes[17] == WALFormat.resourceManagerXLog, bytes[16] & 0xF0 == WALFormat.infoSwitch {
+            lastRecordEnd = (recordStart / segmentSize + 1) * segmentSize
+            if position & (segmentSize - 1) != 0 { state = .switched }
         }
     }
 
@@ -262,9 +269,18 @@ struct WALDecoder {
         case .switched: return
         }
         if fresh {
-            if remaining > 0 { state = .passing(remaining: remaining) }
+            if remaining > 0 {
+                state = .passing(remaining: remaining)
+                beganInside = true
+            }
         } else if remaining != expected {
             throw WALFormat.damaged(page, "the page continues a record with \(remaining) bytes where \(expected) are left")
         }
     }
+}
+
+/// Whether all bytes are 0: the first one is, and each is as the one before it. Calls `memcmp`.
+private func isZero(_ bytes: UnsafeRawBufferPointer) -> Bool {
+    guard let start = bytes.baseAddress, bytes.count > 0 else { return true }
+    return bytes[0] == 0 && memcmp(start, start + 1, bytes.count - 1) == 0
 }

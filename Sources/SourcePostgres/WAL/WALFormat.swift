@@ -17,8 +17,10 @@ enum WALFormat {
 
     static let resourceManagerXLog: UInt8 = 0
     static let resourceManagerTransaction: UInt8 = 1
+    static let resourceManagerMessage: UInt8 = 21
     static let infoSwitch: UInt8 = 0x40
     static let infoRestorePoint: UInt8 = 0x70
+    static let infoMessage: UInt8 = 0x00
 
     static func aligned(_ value: UInt64) -> UInt64 { (value + 7) & ~7 }
 

@@ -2,34 +2,41 @@ import ArchiveCore
 import Glibc
 import Runtime
 
-/// Turns signals into what a command does with them. `block` comes first thing in the program, before any thread.
+/// Turns signals into what a command does with them.
 enum Signals {
-    /// From now on signals wait until `watch` takes them; writing to a closed pipe is an error like any other.
-    static func block() {
-        signal(SIGPIPE, SIG_IGN)
-        var set = watched()
-        pthread_sigmask(SIG_BLOCK, &set, nil)
-    }
+    /// Where the handler writes a signal's number, and where `watch` reads it.
+    private static let pipe: (read: Int32, write: Int32) = {
+        var ends: [Int32] = [-1, -1]
+        precondition(Glibc.pipe(&ends) == 0, "the system refused a pipe: error \(errno)")
+        for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
+        return (ends[0], ends[1])
+    }()
 
-    /// Calls `handler` on a thread of its own with each SIGINT and SIGTERM, and how many came before it.
-    static func watch(_ handler: @escaping @Sendable (_ signal: Int32, _ before: Int) -> Void) {
+    /// Writing to a closed pipe is an error like any other. First thing in the program.
+    static func ignorePipes() { signal(SIGPIPE, SIG_IGN) }
+
+    /// Calls `body` on a thread of its own with each SIGINT and SIGTERM, and how many came before it.
+    ///
+    /// A handler and not `sigwait`: the main thread of a Swift program with an asynchronous `main` waits in `dispatch_main`, which lets
+    /// every signal through there, whatever was blocked before.
+    static func watch(_ body: @escaping @Sendable (_ signal: Int32, _ before: Int) -> Void) {
+        let source = pipe.read  // made here, not in the handler
         startThread {
-            var set = watched()
             var before = 0
             while true {
-                var number: Int32 = 0
-                guard sigwait(&set, &number) == 0 else { continue }
-                handler(number, before)
+                var number: UInt8 = 0
+                guard read(source, &number, 1) == 1 else { continue }
+                body(Int32(number), before)
                 before += 1
             }
         }
-    }
-
-    private static func watched() -> sigset_t {
-        var set = sigset_t()
-        sigemptyset(&set)
-        sigaddset(&set, SIGINT)
-        sigaddset(&set, SIGTERM)
-        return set
+        for number in [SIGINT, SIGTERM] {
+            signal(number) { number in
+                let saved = errno
+                var byte = UInt8(truncatingIfNeeded: number)
+                _ = write(Signals.pipe.write, &byte, 1)
+                errno = saved
+            }
+        }
     }
 }

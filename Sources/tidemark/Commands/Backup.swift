@@ -47,7 +47,8 @@ private func backUp(_ source: Configuration.Source, of configuration: Configurat
     }
     var shipping: (keeper: SourceKeeper, task: Task<Void, any Error>)?
     do {
-        _ = try await blocking { try SourceLock(component.lockPaths, source: source.name) }
+        // The thread that took it may hold on to it for a moment longer than the keeper takes to want it.
+        try await blocking { try SourceLock(component.lockPaths, source: source.name).release() }
         Output.note("\(source.name): no agent is running here; its log is archived for the time of the backup")
         let output = Log(source.name)
         let keeper = SourceKeeper(

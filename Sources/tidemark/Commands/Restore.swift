@@ -1,5 +1,6 @@
 import ArchiveCore
 import Catalog
+import CrossCheck
 import Glibc
 import Planner
 import Restore
@@ -16,6 +17,8 @@ struct RestoreResult: Encodable {
     }
     var target: String
     var parts: [Part]
+    /// One for each database that was checked against the repositories restored with it.
+    var crossChecks: [CrossCheckReport]
 }
 
 /// A plan for all sources, and how it is shown. Nothing is moved.
@@ -72,11 +75,12 @@ let restoreCommand = Command(
     options: Shared.place + TargetOptions.all + [
         Option("plan", "ID", help: "Carry out a plan that `tidemark plan --save` stored, or this node's part of it, instead of naming a target."),
         Option("into", "NAME=DIR", repeats: true, help: "Restore the source NAME into DIR, which is empty or does not exist."),
+        Option("repository", "PATH", help: "Restore this one repository of a storage, with its object pool if it has one, such as @hashed/6b/86/….git."),
         Shared.source,
         Option("recover", "none|promote", help: "promote: run PostgreSQL's recovery to the target and stop it again (default); none: prepare only."),
         Option("bindir", "DIR", help: "Where PostgreSQL's programs are; default: found by the base's version."),
         Option("tablespace-mapping", "OLD=NEW", repeats: true, help: "Where the tablespace at OLD goes; default: DIR.tablespaces/OID."),
-    ], example: "tidemark restore --to-time 2026-11-24T02:53:30Z --into main=/srv/pg --into default=/srv/git"
+    ] + CrossChecking.options, example: "tidemark restore --to-time 2026-11-24T02:53:30Z --into main=/srv/pg --into default=/srv/git"
 ) { arguments in
     func pairs(_ option: String) throws -> [(String, String)] {
         try arguments.all(option).map { text in
@@ -93,6 +97,11 @@ let restoreCommand = Command(
     guard Set(into.map(\.0)).count == into.count, Set(into.map(\.1)).count == into.count else {
         throw ArchiveError(.usage, "--into names a source or a directory twice.")
     }
+    let only = arguments["repository"]
+    if let only {
+        guard isSafeRelativePath(only.utf8) else { throw ArchiveError(.usage, "--repository '\(only)' is not a path below a storage.") }
+        guard into.count == 1 else { throw ArchiveError(.usage, "--repository restores from one storage.", remedy: "Give one --into NAME=DIR.") }
+    }
     let mode = arguments["recover"] ?? "promote"
     guard let recover = RecoveryMode(rawValue: mode) else { throw ArchiveError(.usage, "--recover is '\(mode)'; it takes none or promote.") }
     let mappings = Dictionary(try pairs("tablespace-mapping"), uniquingKeysWith: { $1 })
@@ -102,6 +111,7 @@ let restoreCommand = Command(
     }
     let request = stored == nil ? try TargetOptions.request(arguments) : nil
     let location = try Shared.location(arguments)
+    let crossChecking = try CrossChecking(arguments)
     return try await interruptible {
         for (_, directory) in into { try RestoreRun.checkTarget(directory) }
         let catalog = try await Catalog.open(try location.open())
@@ -125,7 +135,7 @@ let restoreCommand = Command(
             let kind = try Registry.kind(plan.incarnation.kind)
             let order = RestoreOrder(
                 plan: plan, directory: directory, recover: recover, bindir: arguments["bindir"],
-                fetchCommand: "\(shellQuoted(ownPath())) wal-fetch --archive \(shellQuoted("\(location)")) --source \(name) %f %p", mappings: mappings)
+                fetchCommand: "\(shellQuoted(ownPath())) wal-fetch --archive \(shellQuoted("\(location)")) --source \(name) %f %p", mappings: mappings, only: only)
             let run = RestoreRun(catalog: catalog) { progress.show("\(name): \($0)", $1, $2) }
             let done = try await run.run(order, with: kind.restoreTarget)
             progress.end()
@@ -140,8 +150,14 @@ let restoreCommand = Command(
                 for warning in part.warnings { Output.line("  warning: \(warning)") }
             }
         }
-        if arguments.has("json") { try Output.json(RestoreResult(target: planReport.target, parts: parts)) }
-        return parts.contains { !$0.warnings.isEmpty } ? 4 : 0
+        let checked = try await crossChecking.run(
+            zip(into, plans).map { CrossChecking.Part(name: $0.0, directory: $0.1, plan: $1) }, recover: recover, bindir: arguments["bindir"],
+            target: joint.moment, catalog: catalog, progress: { progress.show($0, $1, $2) })
+        progress.end()
+        if arguments.has("json") { try Output.json(RestoreResult(target: planReport.target, parts: parts, crossChecks: checked)) } else {
+            for report in checked { Output.line(report.text()) }
+        }
+        return parts.contains { !$0.warnings.isEmpty } || checked.contains(where: \.hasLosses) ? 4 : 0
     }
 }
 

@@ -58,11 +58,14 @@ enum Registry {
                     name: source.name, conninfo: conninfo, slot: slot, stateDirectory: "\(configuration.state)/\(source.name)",
                     tail: configuration.tail)
             )
-        case .gitaly(let storage, let log, let spool, let prune):
+        case .gitaly(let storage, let log, let spool, let prune, let fence):
             (
                 GitalyComponent.kind,
                 GitalyComponent(
-                    name: source.name, storage: storage, spool: log == .spool ? spool : nil, tail: configuration.tail, prune: prune)
+                    name: source.name, storage: storage, spool: log == .spool ? spool : nil, tail: configuration.tail, prune: prune,
+                    fencing: fence.map {
+                        Fencing(writer: PostgresFenceWriter(anchor: $0.anchor, conninfo: $0.conninfo), interval: $0.interval)
+                    })
             )
         }
     }

@@ -1,4 +1,5 @@
 import ArchiveCore
+import CrossCheck
 import DurableIO
 import Glibc
 import Store
@@ -8,7 +9,15 @@ struct Configuration: Sendable {
     enum GitalyLog: String, Sendable, CaseIterable { case wal, spool }
     enum Kind: Sendable {
         case postgres(conninfo: String, slot: String)
-        case gitaly(storage: String, log: GitalyLog, spool: String?, prune: Bool)
+        case gitaly(storage: String, log: GitalyLog, spool: String?, prune: Bool, fence: Fence?)
+    }
+    /// Into which PostgreSQL's log a storage's fences go.
+    struct Fence: Sendable {
+        /// The PostgreSQL source's name in the archive.
+        var anchor: String
+        var conninfo: String
+        /// Shortest time between two, in seconds.
+        var interval: Double
     }
     struct Source: Sendable {
         var name: String
@@ -24,6 +33,8 @@ struct Configuration: Sendable {
     var state: String
     /// Where the agent's status server will listen.
     var listen: String?
+    /// Queries that the cross-check after a restore asks beside GitLab's own, by source.
+    var checks: [(source: String, query: CheckQuery)] = []
 
     static let defaultPath = "/etc/tidemark/tidemark.yaml"
 
@@ -84,7 +95,7 @@ struct Configuration: Sendable {
         }
 
         self.path = path
-        let top = try fields(root, ["archive", "sources", "tail", "state", "listen"], of: "the configuration")
+        let top = try fields(root, ["archive", "sources", "tail", "state", "listen", "checks"], of: "the configuration")
         guard let archiveNode = top["archive"] else { throw fail(root.place, "'archive' is missing", "Write: archive: file:///srv/tidemark") }
         archive = try text(archiveNode, "archive")
         do { _ = try StoreLocation(archive) } catch { throw fail(archiveNode.place, String(error.message.dropLast()), error.remedy) }
@@ -115,6 +126,8 @@ struct Configuration: Sendable {
         }
         _ = listPlace
         sources = []
+        // The source that a fence names may stand further down: by index of the storage, which one and where it is named.
+        var borrowed: [(index: Int, anchor: String, place: YAMLPlace, needsConninfo: Bool)] = []
         for item in items {
             guard case .mapping(let pairs, let place) = item else { throw fail(item.place, "a source takes keys and values") }
             let isPostgres = pairs.contains { $0.key == "postgres" }
@@ -123,7 +136,7 @@ struct Configuration: Sendable {
             }
             let kindName = isPostgres ? "postgres" : "gitaly"
             let keys = try fields(
-                item, isPostgres ? ["postgres", "conninfo", "slot"] : ["gitaly", "storage", "log", "spool", "prune"],
+                item, isPostgres ? ["postgres", "conninfo", "slot"] : ["gitaly", "storage", "log", "spool", "prune", "fence", "fence_conninfo", "fence_interval"],
                 of: "a \(kindName) source")
             func required(_ key: String) throws(ArchiveError) -> String {
                 guard let node = keys[key] else { throw fail(place, "'\(key)' of the \(kindName) source is missing") }
@@ -131,9 +144,13 @@ struct Configuration: Sendable {
             }
             let name = try required(kindName)
             let namePlace = keys[kindName]?.place ?? place
-            guard name.utf8.count <= 63, name.utf8.allSatisfy({ c in
-                (0x30...0x39).contains(c) || (0x41...0x5A).contains(c) || (0x61...0x7A).contains(c) || c == 0x2D || c == 0x5F
-            }) else { throw fail(namePlace, "'\(name)' is no name for a source", "Use 1 to 63 letters, digits, '-' and '_'.") }
+            func isName(_ name: String) -> Bool {
+                name.utf8.count <= 63
+                    && name.utf8.allSatisfy { c in
+                        (0x30...0x39).contains(c) || (0x41...0x5A).contains(c) || (0x61...0x7A).contains(c) || c == 0x2D || c == 0x5F
+                    }
+            }
+            guard isName(name) else { throw fail(namePlace, "'\(name)' is no name for a source", "Use 1 to 63 letters, digits, '-' and '_'.") }
             guard !sources.contains(where: { $0.name == name }) else { throw fail(namePlace, "there are two sources '\(name)'") }
             func directory(_ key: String) throws(ArchiveError) -> String {
                 var path = try required(key)
@@ -161,12 +178,47 @@ struct Configuration: Sendable {
                     guard value == "true" || value == "false" else { throw fail(node.place, "'prune' is '\(value)'", "Write true or false.") }
                     prune = value == "true"
                 }
+                var fence: Fence?
+                if let node = keys["fence"] {
+                    let anchor = try text(node, "fence")
+                    guard isName(anchor) else { throw fail(node.place, "'\(anchor)' is no name for a source", "Name a postgres source, such as main.") }
+                    fence = Fence(anchor: anchor, conninfo: "", interval: 1)
+                    if let node = keys["fence_conninfo"] { fence?.conninfo = try text(node, "fence_conninfo") }
+                    if let node = keys["fence_interval"] {
+                        let value = try text(node, "fence_interval")
+                        guard let seconds = TargetTime.duration(value), (0.1...60).contains(seconds) else {
+                            throw fail(node.place, "'fence_interval' is '\(value)'", "Write a duration from 100ms to 1m, such as 1s.")
+                        }
+                        fence?.interval = seconds
+                    }
+                    borrowed.append((sources.count, anchor, node.place, keys["fence_conninfo"] == nil))
+                } else {
+                    for key in ["fence_conninfo", "fence_interval"] {
+                        if let node = keys[key] { throw fail(node.place, "'\(key)' goes with 'fence' only", "Add 'fence: NAME' of the postgres source.") }
+                    }
+                }
                 sources.append(
                     Source(
                         name: name,
                         kind: .gitaly(
-                            storage: try directory("storage"), log: log, spool: log == .spool ? try directory("spool") : nil, prune: prune)))
+                            storage: try directory("storage"), log: log, spool: log == .spool ? try directory("spool") : nil, prune: prune,
+                            fence: fence)))
             }
         }
+        for (index, anchor, place, needsConninfo) in borrowed {
+            guard case .gitaly(let storage, let log, let spool, let prune, var fence?) = sources[index].kind else { continue }
+            switch sources.first(where: { $0.name == anchor })?.kind {
+            case .postgres(let conninfo, _): if needsConninfo { fence.conninfo = conninfo }
+            case .gitaly: throw fail(place, "'fence' names '\(anchor)', which is no postgres source")
+            case nil:
+                guard !needsConninfo else {
+                    throw fail(
+                        place, "'fence' names '\(anchor)', which is not in this file",
+                        "Add 'fence_conninfo' with the connection string of that PostgreSQL, or correct the name.")
+                }
+            }
+            sources[index].kind = .gitaly(storage: storage, log: log, spool: spool, prune: prune, fence: fence)
+        }
+        if let node = top["checks"] { checks = try Self.checks(node, of: sources, fields: fields, text: text, fail: fail) }
     }
 }
