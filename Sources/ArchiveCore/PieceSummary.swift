@@ -290,12 +290,24 @@ public struct Chapter: Sendable {
         self.init(branch: branch, pieces: [], totals: LogTotals())
         var version: UInt64 = 0
         var streams: [String] = []
+        var anchor: (name: String, identity: String)?
         var r = WireReader(bytes)
         while let (field, value) = try r.next() {
             switch field {
             case 1: version = try value.number("version")
             case 2: streams.append(try value.text("stream"))
-            case 3: pieces.append(try PieceSummary(decoding: value.bytes("piece"), streams: streams, branch: branch))
+            case 3:
+                var piece = try PieceSummary(decoding: value.bytes("piece"), streams: streams, branch: branch)
+                // Nearly all fences have the same anchor: one text for all of them.
+                for n in piece.fences.indices {
+                    if let anchor, anchor.identity == piece.fences[n].anchorIdentity, anchor.name == piece.fences[n].anchor {
+                        piece.fences[n].anchorIdentity = anchor.identity
+                        piece.fences[n].anchor = anchor.name
+                    } else {
+                        anchor = (piece.fences[n].anchor, piece.fences[n].anchorIdentity)
+                    }
+                }
+                pieces.append(piece)
             case 4: totals = try LogTotals(decoding: value.bytes("totals"))
             default: continue
             }

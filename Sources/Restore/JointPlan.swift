@@ -141,7 +141,9 @@ extension PlanLoader {
                     .targetUnreachable, "'\(source)' cannot be restored to any time: nothing says up to when its archive is complete.",
                     remedy: "Start `tidemark agent`, or name the sources that are wanted.")
             }
-            let corrected = try await lastFence(of: source).map { time.adding(nanoseconds: $0.offset.lowerBound) } ?? time
+            // The log that carries the markers is not fenced itself.
+            let fence = try kind(of: incarnation).carriesFences ? nil : await lastFence(of: source)
+            let corrected = fence.map { time.adding(nanoseconds: $0.offset.lowerBound) } ?? time
             newest = min(newest ?? corrected, corrected)
         }
         guard let newest else { throw ArchiveError(.usage, "There is nothing to restore.") }
