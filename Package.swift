@@ -54,6 +54,9 @@ let package = Package(
             ], swiftSettings: settings),
 
         // Test support and tests.
+        .executableTarget(
+            name: "archive-generator", dependencies: ["ArchiveCore", "Source", "Pack", "Store", "Catalog"], path: "Sources/ArchiveGenerator",
+            swiftSettings: settings),
         module("ArchiveTesting", ["ArchiveCore", "Source", "Store", "DurableIO", "Runtime"]),
         tests("ArchiveCoreTests", ["ArchiveCore"]),
         tests("RuntimeTests", ["Runtime", "DurableIO"]),

@@ -64,7 +64,8 @@ extension PlanLoader {
         _ name: String, _ rule: CutRule, _ request: PlanRequest, asked: String?, anchors: [String],
         _ planAnchor: (String) async throws -> SourcePlan
     ) async throws -> (plan: SourcePlan, warning: String?) {
-        let fenced = try await lastFence(of: name)?.anchor
+        // With one anchor there is nothing to be found out.
+        let fenced = anchors.count == 1 ? nil : try await lastFence(of: name)?.anchor
         guard let anchor = asked ?? fenced.flatMap({ anchors.contains($0) ? $0 : nil }) ?? (anchors.count == 1 ? anchors[0] : nil) else {
             return (try await plan(source: name, rule: rule), nil)
         }
@@ -166,9 +167,9 @@ extension PlanLoader {
             return false
         }
         for branch in try await catalog.archivedBranches(of: incarnation).reversed() {
-            let names = try await chapterNames(of: incarnation, branch: branch)
-            if try await look(try await catalog.summaries(of: incarnation, branch: branch, after: names.last?.last)) { return lowest }
-            for name in names.reversed().prefix(Self.chaptersBack) where try await look(try await catalog.chapter(name, of: incarnation).pieces) { return lowest }
+            let chapter = try await catalog.lastChapter(of: incarnation, branch: branch)
+            if try await look(try await catalog.summaries(of: incarnation, branch: branch, after: chapter?.last)) { return lowest }
+            if let chapter, try await look(try await catalog.chapter(chapter, of: incarnation).pieces) { return lowest }
         }
         return lowest
     }
