@@ -54,12 +54,16 @@ let package = Package(
             ], swiftSettings: settings),
 
         // Test support and tests.
+        .executableTarget(
+            name: "archive-generator", dependencies: ["ArchiveCore", "Source", "Pack", "Store", "Catalog"], path: "Sources/ArchiveGenerator",
+            swiftSettings: settings),
         module("ArchiveTesting", ["ArchiveCore", "Source", "Store", "DurableIO", "Runtime"]),
         tests("ArchiveCoreTests", ["ArchiveCore"]),
         tests("RuntimeTests", ["Runtime", "DurableIO"]),
         tests("StoreTests", ["Store", "DurableIO"]),
         tests("PackTests", ["Pack", "Catalog", "Planner", "Store"]),
         tests("RestoreTests", ["Restore", "Catalog", "Pack", "Store", "SourceGitaly", "DurableIO"]),
+        tests("ConsistencyTests", ["Restore", "Planner", "Catalog", "Pack", "Store", "Source"]),
         tests("RestoreLogTests", ["Restore", "Planner", "Catalog", "Pack", "Store", "Source", "SourceGitaly", "SourcePostgres"]),
         tests("SourceGitalyTests", ["SourceGitaly", "Source"], fixtures: true),
         tests("SourcePostgresTests", ["SourcePostgres", "Source", "Runtime", "Catalog", "Pack", "Store"]),

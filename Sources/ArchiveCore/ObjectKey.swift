@@ -6,12 +6,8 @@ public struct ObjectKey: Hashable, Comparable, Sendable, CustomStringConvertible
 
     /// - Returns: `nil` when `path` breaks the rules above or is longer than 900 bytes.
     public init?(_ path: String) {
-        guard !path.isEmpty, path.utf8.count <= 900 else { return nil }
-        for part in path.utf8.split(separator: UInt8(ascii: "/"), omittingEmptySubsequences: false) {
-            guard !part.isEmpty, part.count <= 200, !part.elementsEqual(".".utf8), !part.elementsEqual("..".utf8),
-                part.allSatisfy({ allowed($0) })
-            else { return nil }
-        }
+        var path = path
+        guard path.utf8.count <= 900, path.withUTF8(isKey) else { return nil }
         self.path = path
     }
 
@@ -28,10 +24,22 @@ public struct ObjectKey: Hashable, Comparable, Sendable, CustomStringConvertible
     public static func < (a: ObjectKey, b: ObjectKey) -> Bool { a.path.utf8.lexicographicallyPrecedes(b.path.utf8) }
 }
 
-private func allowed(_ c: UInt8) -> Bool {
-    switch c {
-    case 0x30...0x39, 0x41...0x5A, 0x61...0x7A: true
-    case UInt8(ascii: "."), UInt8(ascii: "_"), UInt8(ascii: "-"), UInt8(ascii: "+"), UInt8(ascii: "@"), UInt8(ascii: "="): true
-    default: false
+private func isKey(_ path: UnsafeBufferPointer<UInt8>) -> Bool {
+    // Bytes of the part so far, and whether all of them were dots.
+    var length = 0
+    var isDots = true
+    for byte in path {
+        switch byte {
+        case UInt8(ascii: "/"):
+            if length == 0 || length > 200 || isDots && length <= 2 { return false }
+            length = 0
+            isDots = true
+        case 0x30...0x39, 0x41...0x5A, 0x61...0x7A, UInt8(ascii: "_"), UInt8(ascii: "-"), UInt8(ascii: "+"), UInt8(ascii: "@"), UInt8(ascii: "="):
+            length += 1
+            isDots = false
+        case UInt8(ascii: "."): length += 1
+        default: return false
+        }
     }
+    return !(length == 0 || length > 200 || isDots && length <= 2)
 }

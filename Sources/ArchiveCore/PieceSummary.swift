@@ -119,35 +119,45 @@ public struct PieceSummary: Sendable {
         return result
     }
 
+    /// The first of the spans, without a look at the others.
+    public var firstSpan: LogSpan? {
+        switch packed {
+        case .list(let spans): return spans.first
+        case .packed(let bytes, let streams, let branch):
+            var at = bytes.startIndex
+            return bytes.isEmpty ? nil : Self.span(bytes, &at, streams, branch)
+        }
+    }
+
     /// Calls `body` with every span, in order. Bytes were proven to be spans when the chapter was read.
     public func forEachSpan(_ body: (LogSpan) throws -> Void) rethrows {
         switch packed {
         case .list(let spans): for span in spans { try body(span) }
         case .packed(let bytes, let streams, let branch):
             var at = bytes.startIndex
-            func next() -> UInt64 {
-                var value: UInt64 = 0
-                var shift: UInt64 = 0
-                while at < bytes.endIndex {
-                    let byte = bytes[at]
-                    at += 1
-                    value |= UInt64(byte & 0x7F) << shift
-                    if byte < 0x80 { break }
-                    shift += 7
-                }
-                return value
-            }
-            while at < bytes.endIndex {
-                let stream = Int(next())
-                let start = next()
-                let length = next()
-                let back = next()
-                try body(
-                    LogSpan(
-                        stream: streams[stream], branch: branch, start: start, end: start + length,
-                        lastRecord: back == 0 ? nil : start + length - back))
-            }
+            while at < bytes.endIndex { try body(Self.span(bytes, &at, streams, branch)) }
         }
+    }
+
+    private static func span(_ bytes: ArraySlice<UInt8>, _ at: inout Int, _ streams: [String], _ branch: UInt32) -> LogSpan {
+        func next() -> UInt64 {
+            var value: UInt64 = 0
+            var shift: UInt64 = 0
+            while at < bytes.endIndex {
+                let byte = bytes[at]
+                at += 1
+                value |= UInt64(byte & 0x7F) << shift
+                if byte < 0x80 { break }
+                shift += 7
+            }
+            return value
+        }
+        let stream = Int(next())
+        let start = next()
+        let length = next()
+        let back = next()
+        return LogSpan(
+            stream: streams[stream], branch: branch, start: start, end: start + length, lastRecord: back == 0 ? nil : start + length - back)
     }
 }
 
@@ -280,12 +290,24 @@ public struct Chapter: Sendable {
         self.init(branch: branch, pieces: [], totals: LogTotals())
         var version: UInt64 = 0
         var streams: [String] = []
+        var anchor: (name: String, identity: String)?
         var r = WireReader(bytes)
         while let (field, value) = try r.next() {
             switch field {
             case 1: version = try value.number("version")
             case 2: streams.append(try value.text("stream"))
-            case 3: pieces.append(try PieceSummary(decoding: value.bytes("piece"), streams: streams, branch: branch))
+            case 3:
+                var piece = try PieceSummary(decoding: value.bytes("piece"), streams: streams, branch: branch)
+                // Nearly all fences have the same anchor: one text for all of them.
+                for n in piece.fences.indices {
+                    if let anchor, anchor.identity == piece.fences[n].anchorIdentity, anchor.name == piece.fences[n].anchor {
+                        piece.fences[n].anchorIdentity = anchor.identity
+                        piece.fences[n].anchor = anchor.name
+                    } else {
+                        anchor = (piece.fences[n].anchor, piece.fences[n].anchorIdentity)
+                    }
+                }
+                pieces.append(piece)
             case 4: totals = try LogTotals(decoding: value.bytes("totals"))
             default: continue
             }

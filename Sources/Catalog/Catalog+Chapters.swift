@@ -23,8 +23,13 @@ extension Catalog {
         let prefix = prefix(i, branch)
         // A chapter's key begins with its last piece: everything that ends before `first` sorts before it.
         let after = last.map { "chapters/\(i.source)/\(i.id)/\($0.path)" } ?? first.map { prefix + $0 }
-        return try await store.list(prefix: prefix, after: after, limit: limit).compactMap {
-            ChapterName(path: String($0.key.path.dropFirst(prefix.utf8.count - 9)))
+        return try await chapters(of: i, branch: branch, after: after, limit: limit)
+    }
+
+    private func chapters(of i: IncarnationRecord, branch: UInt32, after: String?, limit: Int) async throws -> [ChapterName] {
+        let prefix = prefix(i, branch)
+        return try await store.keys(prefix: prefix, after: after, limit: limit).compactMap {
+            ChapterName(path: String($0.path.dropFirst(prefix.utf8.count - 9)))
         }
     }
 
@@ -45,12 +50,45 @@ extension Catalog {
     }
 
     /// The last chapter of a branch; `nil` when there is none.
-    public func lastChapter(of i: IncarnationRecord, branch: UInt32) async throws -> ChapterName? {
-        var last: ChapterName?
+    ///
+    /// Lists a few pages, however many there are: names are numbers in hexadecimal, so that the end can be searched for.
+    ///
+    /// - Parameter limit: chapters in a page.
+    public func lastChapter(of i: IncarnationRecord, branch: UInt32, limit: Int = 1024) async throws -> ChapterName? {
+        var page = try await chapters(of: i, branch: branch, limit: limit)
+        guard var last = page.last, let first = page.first, page.count == limit else { return page.last }
+        // The end lies behind `low`, and before `high` once that is known.
+        if var low = UInt128(last.last, radix: 16), let beginning = UInt128(first.last, radix: 16), low > beginning {
+            let width = last.last.utf8.count
+            let step = low - beginning
+            var reach = step
+            var high: UInt128?
+            while high.map({ $0 - low > step }) ?? true {
+                let probe = high.map { low + ($0 - low) / 2 } ?? low.addingReportingOverflow(reach).partialValue
+                let digits = String(probe, radix: 16, uppercase: true)
+                guard probe > low, digits.utf8.count <= width else {
+                    // Nothing can be named behind the highest number of that width.
+                    high = width < 32 ? (1 as UInt128) << UInt128(4 * width) : .max
+                    continue
+                }
+                page = try await chapters(
+                    of: i, branch: branch, after: prefix(i, branch) + String(repeating: "0", count: width - digits.utf8.count) + digits, limit: limit)
+                guard let end = page.last else {
+                    high = probe
+                    continue
+                }
+                last = end
+                if page.count < limit { return end }
+                guard let reached = UInt128(end.last, radix: 16), reached > low, high.map({ reached < $0 }) ?? true else { break }
+                low = reached
+                reach *= 2
+            }
+        }
         while true {
-            let page = try await chapters(of: i, branch: branch, behind: last)
+            page = try await chapters(of: i, branch: branch, behind: last, limit: limit)
             guard let end = page.last else { return last }
             last = end
+            if page.count < limit { return end }
         }
     }
 
@@ -59,42 +97,61 @@ extension Catalog {
     /// - Parameter names: closed pieces and tails, in log order.
     public func missing(_ names: [PieceName], of i: IncarnationRecord) async throws -> Set<PieceName> {
         var missing: Set<PieceName> = []
-        var rest = names[...]
-        while let first = rest.first {
-            let prefix = "log/\(i.source)/\(i.id)/\(hex(UInt64(first.branch), 8))/"
-            var last = "log/\(i.source)/\(i.id)/\(first)"
-            // Keys not yet looked for: those of the last page, and of the one before where a piece's two objects lie in both.
-            var present: Set<String> = []
-            var isListed = false
-            while let name = rest.first, name.branch == first.branch {
-                let data = "log/\(i.source)/\(i.id)/\(name).\(name.suffix)"
-                let index = data + ".idx"
-                if !isListed, last.utf8.lexicographicallyPrecedes(index.utf8) {
-                    present = present.filter { !$0.utf8.lexicographicallyPrecedes(data.utf8) }
-                    let page = try await store.list(prefix: prefix, after: last, limit: 4096)
-                    for object in page { present.insert(object.key.path) }
-                    isListed = page.count < 4096
-                    last = page.last?.key.path ?? last
-                    continue
-                }
-                if !present.contains(data) || !present.contains(index) { missing.insert(name) }
-                rest.removeFirst()
+        var listed: ArraySlice<ObjectKey> = []
+        var branch: UInt32?
+        var prefix = ""
+        var isAtEnd = false
+        var asked = ""
+        /// Whether an object is there: goes on in the listing up to its key. Keys are ASCII, so text order is byte order.
+        func isThere(_ key: String) async throws -> Bool {
+            if key < asked {
+                listed = []
+                isAtEnd = false
             }
+            asked = key
+            while true {
+                while let next = listed.first?.path, next < key { listed.removeFirst() }
+                if let next = listed.first?.path { return next == key }
+                if isAtEnd { return false }
+                // What begins with the key, itself first, comes behind the key less its last character.
+                listed = try await store.keys(prefix: prefix, after: String(key.dropLast()), limit: Self.namesInPage)[...]
+                isAtEnd = listed.count < Self.namesInPage
+            }
+        }
+        for (number, name) in names.enumerated() {
+            if number % 1024 == 0 { try Task.checkCancellation() }
+            if name.branch != branch {
+                branch = name.branch
+                prefix = "log/\(i.source)/\(i.id)/\(hex(UInt64(name.branch), 8))/"
+                listed = []
+                isAtEnd = false
+            }
+            let data = name.part == nil ? prefix + name.name.dropLast(3) + "/" + name.name + "." + name.suffix : "log/\(i.source)/\(i.id)/\(name).\(name.suffix)"
+            // Both are asked for: the second lies right behind the first.
+            let isStored = try await isThere(data)
+            if try await !isThere(data + ".idx") || !isStored { missing.insert(name) }
         }
         return missing
     }
+
+    /// Names that are listed at a time to see whether pieces are there.
+    private static let namesInPage = 16384
 }
 
 /// Collects closed pieces into chapters, in log order. Pure: whoever adds a piece stores the chapters that it closes.
 public struct ChapterKeeper: Sendable {
     private var pieces: [PieceSummary] = []
     private var spans = 0
-    private var totals = LogTotals()
+    private var totals: LogTotals
+    private let maximumPieces: Int
 
-    public init() {}
-
-    /// - Parameter totals: of the incarnation up to the first piece that will be added.
-    init(totals: LogTotals) { self.totals = totals }
+    /// - Parameters:
+    ///   - totals: of the incarnation up to the first piece that will be added.
+    ///   - maximumPieces: after which a chapter is closed.
+    public init(totals: LogTotals = LogTotals(), maximumPieces: Int = Chapter.maximumPieces) {
+        self.totals = totals
+        self.maximumPieces = maximumPieces
+    }
 
     /// - Returns: the chapters that are complete now.
     public mutating func add(_ piece: PieceSummary) -> [Chapter] {
@@ -104,7 +161,7 @@ public struct ChapterKeeper: Sendable {
         pieces.append(piece)
         piece.forEachSpan { _ in spans += 1 }
         totals += piece.totals
-        if pieces.count >= Chapter.maximumPieces || spans >= Chapter.maximumSpans { closed += close() }
+        if pieces.count >= maximumPieces || spans >= Chapter.maximumSpans { closed += close() }
         return closed
     }
 
@@ -124,7 +181,9 @@ extension Catalog {
     }
 
     /// Takes up the chapters where they end, and stores those that a killed agent left out.
-    public func resumeChapters(of i: IncarnationRecord) async throws -> ChapterKeeper {
+    ///
+    /// - Parameter maximumPieces: see `ChapterKeeper.init`.
+    public func resumeChapters(of i: IncarnationRecord, maximumPieces: Int = Chapter.maximumPieces) async throws -> ChapterKeeper {
         var totals = LogTotals()
         var pieces: [PieceSummary] = []
         for branch in try await archivedBranches(of: i) {
@@ -135,7 +194,7 @@ extension Catalog {
             pieces = last == nil ? pieces : []
             pieces += try await summaries(of: i, branch: branch, after: last?.last).filter { $0.name.part == nil }
         }
-        var keeper = ChapterKeeper(totals: totals)
+        var keeper = ChapterKeeper(totals: totals, maximumPieces: maximumPieces)
         for piece in pieces { for chapter in keeper.add(piece) { try await record(chapter, of: i) } }
         return keeper
     }

@@ -134,6 +134,37 @@ public enum Files {
         try rawNames(at: Array(path.utf8CString))
     }
 
+    /// What a name in a folder stands for.
+    public enum EntryKind: Sendable { case file, folder, other }
+
+    /// What is in a folder but `.` and `..`, unsorted, with its kind: mostly without looking at each, since most file systems say it in
+    /// the folder. What vanishes meanwhile is left out. Calls `readdir`, and `lstat` where the kind is not known.
+    ///
+    /// - Parameter body: called with each name; ends the reading by returning `false`.
+    public static func forEachEntry(in path: String, _ body: ([UInt8], EntryKind) throws -> Bool) throws {
+        guard let folder = opendir(path) else { throw ArchiveError.system("list", path) }
+        defer { closedir(folder) }
+        while true {
+            errno = 0
+            guard let entry = readdir(folder) else { break }
+            let name = withUnsafePointer(to: &entry.pointee.d_name) { pointer in
+                pointer.withMemoryRebound(to: UInt8.self, capacity: 256) { Array(UnsafeBufferPointer(start: $0, count: strlen($0))) }
+            }
+            if name == [0x2E] || name == [0x2E, 0x2E] { continue }
+            let kind: EntryKind
+            switch Int(entry.pointee.d_type) {
+            case Int(DT_REG): kind = .file
+            case Int(DT_DIR): kind = .folder
+            case Int(DT_UNKNOWN):
+                guard let status = try status("\(path)/\(String(decoding: name, as: UTF8.self))") else { continue }
+                kind = status.st_mode & S_IFMT == S_IFREG ? .file : status.st_mode & S_IFMT == S_IFDIR ? .folder : .other
+            default: kind = .other
+            }
+            guard try body(name, kind) else { return }
+        }
+        guard errno == 0 else { throw ArchiveError.system("list", path) }
+    }
+
     /// The same for a path that need not be UTF-8 either, ending in 0.
     public static func rawNames(at path: [CChar]) throws(ArchiveError) -> [[UInt8]] {
         guard let folder = opendir(path) else { throw .system("list", display(path)) }

@@ -79,7 +79,7 @@ struct StreamsCut {
             return try plan(decided: 0, late: [], undecided: 0..<view.pieces.count, clock: clock, state: State())
         case .anchored(let cut, let slack):
             let pair: FencePair
-            switch FencePair.search(view.pieces, around: cut, confirmed: details.confirmed) {
+            switch FencePair.search(view.pieces, behind: view.earlierFences, around: cut, confirmed: details.confirmed) {
             case .needs(let fences): return .needsConfirmation(fences)
             case .found(let found): pair = found
             }
@@ -89,8 +89,11 @@ struct StreamsCut {
             state.precision.offset = pair.offset
             state.precision.slack = slack
             let offset = pair.offset ?? 0...0
+            if let after = pair.after, after.piece < 0 {
+                throw Planner.beforeBase(base, "the base \(base.id) was begun after the fence \(after.fence.id), which lies behind the target")
+            }
             // Without a fence between the base and the cut the clocks have to say which was first.
-            if pair.before == nil, base.completed.adding(nanoseconds: offset.upperBound) > cut.time { throw Planner.beforeBase(base) }
+            if pair.before?.piece ?? -1 < 0, base.completed.adding(nanoseconds: offset.upperBound) > cut.time { throw Planner.beforeBase(base) }
             // A fence behind the cut proves that all before it is archived; else the watermark has to.
             if pair.after == nil { try checkReach(cut.time, offset: offset.lowerBound) }
             let clock = Clock(time: cut.time, slack: slack, offset: offset, ends: pair.before == nil && pair.after == nil, isExclusive: false)
@@ -121,10 +124,6 @@ struct StreamsCut {
         decided: Int, late: [FenceRecord.Late], undecided: Range<Int>, clock: Clock?, state: State
     ) throws(PlanRefusal) -> PlanStep {
         var state = state
-        for window in windows {
-            state.numbers[window.stream] = state.streams.count
-            state.streams.append(Stream(name: window.stream, window: window, isInBase: true, reached: window.start))
-        }
         let lateStart = Dictionary(late.map { ($0.stream, $0.start) }, uniquingKeysWith: min)
         let mixed: Set<Int> = lateStart.isEmpty ? [] : mixedPieces(decided, lateStart)
         var needed: [PieceName] = []
@@ -133,6 +132,12 @@ struct StreamsCut {
         for number in mixed.sorted() where details.events[view.pieces[number].name] == nil { needed.append(view.pieces[number].name) }
         guard needed.isEmpty else { return .needsEvents(needed) }
 
+        state.numbers.reserveCapacity(windows.count)
+        state.streams.reserveCapacity(windows.count)
+        for window in windows {
+            state.numbers[window.stream] = state.streams.count
+            state.streams.append(Stream(name: window.stream, window: window, isInBase: true, reached: window.start))
+        }
         for number in 0..<decided {
             let piece = view.pieces[number]
             if mixed.contains(number), let known = details.events[piece.name] {
@@ -314,16 +319,19 @@ struct StreamsCut {
         var spans: [LogSpan] = []
         cuts.reserveCapacity(state.streams.count)
         spans.reserveCapacity(windows.count)
-        var limits: [String: Range<UInt64>] = [:]
-        limits.reserveCapacity(state.streams.count)
-        for stream in state.streams {
+        var limits = [Range<UInt64>?](repeating: nil, count: state.streams.count)
+        for (n, stream) in state.streams.enumerated() {
             if stream.isInBase { spans.append(stream.window) }
             let window = stream.window
             // Of what the base holds the cut must leave nothing out.
             if stream.isInBase, stream.firstOut < window.end {
                 throw Planner.beforeBase(base, "an entry of partition \(stream.name) that the base \(base.id) holds was committed later")
             }
-            guard stream.end >= window.end || window.start == window.end else { throw Planner.hole(stream.name, at: stream.reached, before: stream.hole, in: view) }
+            guard stream.end >= window.end || window.start == window.end else {
+                // The cut lies inside the base's window, and what the window holds behind it was not read.
+                if let limit, limit < base.completed, !view.isComplete, stream.hole == nil { throw Planner.beforeBase(base) }
+                throw Planner.hole(stream.name, at: stream.reached, before: stream.hole, in: view)
+            }
             if stream.isInBase, window.end == 0, stream.end == 0 { continue }
             let end = max(stream.end, window.end)
             // Of what is missing in a hole nobody knows whether it was in.
@@ -334,13 +342,13 @@ struct StreamsCut {
             if !stream.isInBase, stream.end <= view.firstOffset { continue }
             cuts.append(
                 StreamCut(stream: stream.name, branch: view.path.last, through: stream.end > window.end ? stream.end - 1 : nil, end: end))
-            limits[stream.name] = window.start..<max(window.start, end)
+            limits[n] = window.start..<max(window.start, end)
         }
         var pieces: [PlannedPiece] = []
         for piece in view.pieces[..<last] {
             var isWanted = false
             piece.forEachSpan { span in
-                if !isWanted, let range = limits[span.stream], span.start < range.upperBound, span.end > range.lowerBound { isWanted = true }
+                if !isWanted, let n = state.numbers[span.stream], let range = limits[n], span.start < range.upperBound, span.end > range.lowerBound { isWanted = true }
             }
             if isWanted { pieces.append(PlannedPiece(name: piece.name, storedLength: piece.storedLength)) }
         }

@@ -39,7 +39,7 @@ public struct LogCursor: Sendable {
                 first = nil
                 let end = path.end(of: piece.name.branch) ?? 0
                 // Behind the end of its branch only other branches go on.
-                if let start = piece.spans.first?.start, start >= end {
+                if let start = piece.firstSpan?.start, start >= end {
                     leaveBranch()
                     continue
                 }

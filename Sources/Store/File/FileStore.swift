@@ -48,22 +48,45 @@ public final class FileStore: ObjectStore {
 
     public func list(prefix: String, after key: String?, limit: Int) async throws -> [ObjectInfo] {
         try await blocking {
-            guard limit > 0, Files.exists(self.root) else { return [] }
             var found: [ObjectInfo] = []
-            try self.walk("", prefix: prefix, after: key, limit: limit, into: &found)
+            var last = key
+            // What is removed between the reading of a folder and the look at the file is not there: the page is filled up behind it.
+            while found.count < limit {
+                let wanted = limit - found.count
+                let keys = try self.keysNow(prefix: prefix, after: last, limit: wanted)
+                for key in keys {
+                    guard let status = try Files.status("\(self.root)/\(key.path)") else { continue }
+                    found.append(ObjectInfo(key: key, size: UInt64(status.st_size)))
+                }
+                guard keys.count == wanted else { break }
+                last = keys.last?.path
+            }
             return found
         }
+    }
+
+    public func keys(prefix: String, after key: String?, limit: Int) async throws -> [ObjectKey] {
+        try await blocking { try self.keysNow(prefix: prefix, after: key, limit: limit) }
     }
 
     public func folders(below prefix: String) async throws -> [String] {
         try await blocking {
             let path = "\(self.root)/\(prefix.dropLast())"
             guard Files.exists(path) else { return [] }
-            // A folder that lost its last object does not count.
-            return try Files.names(in: path).filter { name in
-                guard let status = try Files.status("\(path)/\(name)"), status.st_mode & S_IFMT == S_IFDIR else { return false }
-                return try !Files.rawNames(in: "\(path)/\(name)").isEmpty
+            var names: [String] = []
+            try Files.forEachEntry(in: path) { name, kind in
+                if kind == .folder { names.append(String(decoding: name, as: UTF8.self)) }
+                return true
             }
+            // A folder that lost its last object does not count.
+            return try names.filter { name in
+                var isEmpty = true
+                try Files.forEachEntry(in: "\(path)/\(name)") { _, _ in
+                    isEmpty = false
+                    return false
+                }
+                return !isEmpty
+            }.sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }
         }
     }
 
@@ -170,36 +193,53 @@ public final class FileStore: ObjectStore {
         }
     }
 
-    /// Objects in byte order of their whole keys: a folder sorts as if its name ended in `/`.
-    private func walk(_ folder: String, prefix: String, after: String?, limit: Int, into found: inout [ObjectInfo]) throws {
-        let path = folder.isEmpty ? root : "\(root)/\(folder)"
-        var names: [(name: String, isFolder: Bool, size: UInt64)] = []
-        for raw in try Files.rawNames(in: path) {
-            let name = String(decoding: raw, as: UTF8.self)
-            if folder.isEmpty && name == ".tmp" { continue }
-            let key = folder.isEmpty ? name : "\(folder)/\(name)"
-            // Neither below the prefix nor above it: not worth a look.
-            guard key.hasPrefix(prefix) || prefix.hasPrefix(key + "/") else { continue }
-            guard let status = try Files.status("\(root)/\(key)") else { continue }
-            switch status.st_mode & S_IFMT {
-            case S_IFDIR: names.append((name + "/", true, 0))
-            case S_IFREG: names.append((name, false, UInt64(status.st_size)))
-            default: continue
-            }
+    private func keysNow(prefix: String, after: String?, limit: Int) throws -> [ObjectKey] {
+        // Nothing above the prefix's last folder is worth a look.
+        let folder = prefix.lastIndex(of: "/").map { String(prefix[...$0]) } ?? ""
+        guard limit > 0, try Files.status("\(root)/\(folder)").map({ $0.st_mode & S_IFMT == S_IFDIR }) ?? false else { return [] }
+        var found: [ObjectKey] = []
+        try walk(folder, Array(prefix.utf8.dropFirst(folder.utf8.count)), after: after.map { Array($0.utf8) }, limit: limit, into: &found)
+        return found
+    }
+
+    /// Keys in byte order: a folder sorts as if its name ended in `/`.
+    ///
+    /// - Parameters:
+    ///   - folder: empty, or a path that ends in `/`.
+    ///   - start: what the names in it begin with.
+    private func walk(_ folder: String, _ start: [UInt8], after: [UInt8]?, limit: Int, into found: inout [ObjectKey]) throws {
+        var rest: ArraySlice<UInt8> = []
+        if let after {
+            if after.starts(with: folder.utf8) { rest = after.dropFirst(folder.utf8.count) } else if folder.utf8.lexicographicallyPrecedes(after) { return }
         }
-        names.sort { $0.name.utf8.lexicographicallyPrecedes($1.name.utf8) }
-        for entry in names {
+        var names: [[UInt8]] = []
+        try Files.forEachEntry(in: "\(root)/\(folder)") { name, kind in
+            guard kind != .other, name.starts(with: start), !(folder.isEmpty && name == Self.aside) else { return true }
+            let name = kind == .folder ? name + [Self.slash] : name
+            // A folder that `after` lies in may hold what comes behind it.
+            if precedes(rest, name[...]) || kind == .folder && rest.starts(with: name) { names.append(name) }
+            return true
+        }
+        names.sort { precedes($0[...], $1[...]) }
+        for name in names {
             guard found.count < limit else { return }
-            let key = folder.isEmpty ? entry.name : "\(folder)/\(entry.name)"
-            if entry.isFolder {
-                // Everything in the folder comes before or at `after`.
-                if let after, !after.hasPrefix(key), key.utf8.lexicographicallyPrecedes(after.utf8) { continue }
-                try walk(String(key.dropLast()), prefix: prefix, after: after, limit: limit, into: &found)
-            } else {
-                if let after, !after.utf8.lexicographicallyPrecedes(key.utf8) { continue }
-                guard key.hasPrefix(prefix), let object = ObjectKey(key) else { continue }
-                found.append(ObjectInfo(key: object, size: entry.size))
+            let key = folder + String(decoding: name, as: UTF8.self)
+            if name.last == Self.slash {
+                try walk(key, [], after: after, limit: limit, into: &found)
+            } else if let object = ObjectKey(key) {
+                found.append(object)
             }
         }
     }
+
+    private static let slash = UInt8(ascii: "/")
+    private static let aside = Array(".tmp".utf8)
+}
+
+/// Whether `a` comes before `b` in byte order. Calls `memcmp`.
+private func precedes(_ a: ArraySlice<UInt8>, _ b: ArraySlice<UInt8>) -> Bool {
+    let shared = min(a.count, b.count)
+    guard shared > 0 else { return a.count < b.count }
+    let order = a.withUnsafeBytes { a in b.withUnsafeBytes { b in memcmp(a.baseAddress!, b.baseAddress!, shared) } }
+    return order == 0 ? a.count < b.count : order < 0
 }

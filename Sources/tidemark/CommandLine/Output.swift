@@ -11,20 +11,24 @@ enum Output {
     static func json(_ value: some Encodable) throws {
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
-        put(String(decoding: try encoder.encode(value), as: UTF8.self) + "\n", to: 1)
+        put(try encoder.encode(value) + [0x0A], to: 1)
     }
 
     static func note(_ text: String) { put(text + "\n", to: 2) }
 
-    static func put(_ text: String, to descriptor: Int32) {
-        var bytes = Array(text.utf8)[...]
-        while !bytes.isEmpty {
-            let n = bytes.withUnsafeBytes { write(descriptor, $0.baseAddress, $0.count) }
-            if n < 0 {
-                if errno == EINTR { continue }
-                return  // nobody reads any more
+    static func put(_ text: String, to descriptor: Int32) { put(Array(text.utf8), to: descriptor) }
+
+    static func put(_ bytes: some ContiguousBytes, to descriptor: Int32) {
+        bytes.withUnsafeBytes { all in
+            var rest = all[...]
+            while !rest.isEmpty {
+                let n = write(descriptor, UnsafeRawBufferPointer(rebasing: rest).baseAddress, rest.count)
+                if n < 0 {
+                    if errno == EINTR { continue }
+                    return  // nobody reads any more
+                }
+                rest = rest.dropFirst(n)
             }
-            bytes = bytes.dropFirst(n)
         }
     }
 
