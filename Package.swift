@@ -63,6 +63,8 @@ let package = Package(
         tests("StoreTests", ["Store", "DurableIO"]),
         tests("PackTests", ["Pack", "Catalog", "Planner", "Store"]),
         tests("RestoreTests", ["Restore", "Catalog", "Pack", "Store", "SourceGitaly", "DurableIO"]),
+        tests("ConsistencyTests", ["Restore", "Planner", "Catalog", "Pack", "Store", "Source"]),
+        tests("RestoreLogTests", ["Restore", "Planner", "Catalog", "Pack", "Store", "Source", "SourceGitaly", "SourcePostgres"]),
         tests("SourceGitalyTests", ["SourceGitaly", "Source"], fixtures: true),
         tests("SourcePostgresTests", ["SourcePostgres", "Source", "Runtime", "Catalog", "Pack", "Store"]),
         tests(

@@ -142,12 +142,16 @@ extension Catalog {
 public struct ChapterKeeper: Sendable {
     private var pieces: [PieceSummary] = []
     private var spans = 0
-    private var totals = LogTotals()
+    private var totals: LogTotals
+    private let maximumPieces: Int
 
-    public init() {}
-
-    /// - Parameter totals: of the incarnation up to the first piece that will be added.
-    init(totals: LogTotals) { self.totals = totals }
+    /// - Parameters:
+    ///   - totals: of the incarnation up to the first piece that will be added.
+    ///   - maximumPieces: after which a chapter is closed.
+    public init(totals: LogTotals = LogTotals(), maximumPieces: Int = Chapter.maximumPieces) {
+        self.totals = totals
+        self.maximumPieces = maximumPieces
+    }
 
     /// - Returns: the chapters that are complete now.
     public mutating func add(_ piece: PieceSummary) -> [Chapter] {
@@ -157,7 +161,7 @@ public struct ChapterKeeper: Sendable {
         pieces.append(piece)
         piece.forEachSpan { _ in spans += 1 }
         totals += piece.totals
-        if pieces.count >= Chapter.maximumPieces || spans >= Chapter.maximumSpans { closed += close() }
+        if pieces.count >= maximumPieces || spans >= Chapter.maximumSpans { closed += close() }
         return closed
     }
 
@@ -177,7 +181,9 @@ extension Catalog {
     }
 
     /// Takes up the chapters where they end, and stores those that a killed agent left out.
-    public func resumeChapters(of i: IncarnationRecord) async throws -> ChapterKeeper {
+    ///
+    /// - Parameter maximumPieces: see `ChapterKeeper.init`.
+    public func resumeChapters(of i: IncarnationRecord, maximumPieces: Int = Chapter.maximumPieces) async throws -> ChapterKeeper {
         var totals = LogTotals()
         var pieces: [PieceSummary] = []
         for branch in try await archivedBranches(of: i) {
@@ -188,7 +194,7 @@ extension Catalog {
             pieces = last == nil ? pieces : []
             pieces += try await summaries(of: i, branch: branch, after: last?.last).filter { $0.name.part == nil }
         }
-        var keeper = ChapterKeeper(totals: totals)
+        var keeper = ChapterKeeper(totals: totals, maximumPieces: maximumPieces)
         for piece in pieces { for chapter in keeper.add(piece) { try await record(chapter, of: i) } }
         return keeper
     }

@@ -2,7 +2,7 @@ import ArchiveCore
 
 /// The fences around a cut, among those of a view's pieces.
 struct FencePair {
-    /// The index of the piece that completes the fence.
+    /// The index of the piece that completes the fence; -1: one before the view.
     typealias Placed = (fence: FenceRecord, piece: Int)
 
     /// The last fence before the cut and the first after it whose markers the anchor's log has.
@@ -19,10 +19,13 @@ struct FencePair {
         case needs([FenceRecord])
     }
 
-    static func search(_ pieces: [PieceSummary], around cut: AnchorCut, confirmed: [String: Bool]) -> Search {
+    /// - Parameter earlier: fences before the view's first piece.
+    static func search(_ pieces: [PieceSummary], behind earlier: [FenceRecord], around cut: AnchorCut, confirmed: [String: Bool]) -> Search {
         // A view may have a fence for every second of weeks: only their places are kept.
-        var known: [(piece: Int, number: Int)] = []
-        func fence(_ place: (piece: Int, number: Int)) -> FenceRecord { pieces[place.piece].fences[place.number] }
+        var known: [(piece: Int, number: Int)] = earlier.indices.filter { cut.knows(earlier[$0]) }.map { (-1, $0) }
+        func fence(_ place: (piece: Int, number: Int)) -> FenceRecord {
+            place.piece < 0 ? earlier[place.number] : pieces[place.piece].fences[place.number]
+        }
         for (piece, summary) in pieces.enumerated() {
             for (number, fence) in summary.fences.enumerated() where cut.knows(fence) { known.append((piece, number)) }
         }

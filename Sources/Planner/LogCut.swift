@@ -33,6 +33,11 @@ struct LogCut {
         if case .position(let position, _) = rule, position < window.end {
             throw Planner.beforeBase(base, "\(view.describe(position)) lies before the end of the base \(base.id) at \(view.describe(window.end))")
         }
+        guard window.end <= view.path.end(of: window.branch) ?? 0 else {
+            throw PlanRefusal(
+                kind: .otherBranch, reason: "the base \(base.id) goes on behind \(view.describe(view.path.end(of: window.branch) ?? 0)), where its timeline was left",
+                earliest: nil, latest: nil)
+        }
         var state = State(end: window.end, lower: window.end, reached: window.start)
         var wanted: [(piece: PlannedPiece, start: UInt64)] = []
         for piece in view.pieces {
@@ -143,6 +148,13 @@ struct LogCut {
     /// Whether the archive is known to hold everything that is in.
     private func checkReach(_ rule: CutRule, _ state: State) throws(PlanRefusal) {
         guard state.isInside else { return }
+        // A record may end pieces behind the one in which it begins: the first one that is out is to be seen, or the end.
+        if !view.isComplete {
+            switch rule {
+            case .time, .position: throw PlanRefusal(kind: .beyondWatermark, reason: "not enough of the log was read", earliest: nil, latest: nil)
+            case .latest, .anchored: break
+            }
+        }
         let latest = [view.watermark, state.lastReached].compactMap { $0 }.max()
         switch rule {
         case .latest, .anchored: return

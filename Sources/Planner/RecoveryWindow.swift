@@ -99,6 +99,8 @@ public struct WindowWalk: Sendable {
             if let hole { streamsMayBeginEmpty ? watermark.map { min($0, hole.last) } : hole.last } else {
                 streamsMayBeginEmpty ? watermark : [watermark, lastCommit].compactMap { $0 }.max()
             }
+        // A base that goes on behind the place where its branch was left is of no use to the other.
+        if !streamsMayBeginEmpty, let end = path.end(of: base.branch), ends.values.contains(where: { $0 > end }) { return nil }
         guard let last, last >= base.completed, ends.allSatisfy({ reached[$0.key] ?? 0 >= $0.value }) else { return nil }
         return base.completed...last
     }

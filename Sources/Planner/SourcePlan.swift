@@ -7,6 +7,8 @@ public struct LogView: Sendable {
     public var path: BranchPath
     /// Pieces on the path from the base's first one on, in log order, closed ones without their tails.
     public var pieces: [PieceSummary]
+    /// Fences of pieces right before these, as far as they were looked up, in log order.
+    public var earlierFences: [FenceRecord] = []
     /// Whether `pieces` goes on to the end of the archive.
     public var isComplete: Bool
     public var branches: [BranchRecord]

@@ -79,7 +79,7 @@ struct StreamsCut {
             return try plan(decided: 0, late: [], undecided: 0..<view.pieces.count, clock: clock, state: State())
         case .anchored(let cut, let slack):
             let pair: FencePair
-            switch FencePair.search(view.pieces, around: cut, confirmed: details.confirmed) {
+            switch FencePair.search(view.pieces, behind: view.earlierFences, around: cut, confirmed: details.confirmed) {
             case .needs(let fences): return .needsConfirmation(fences)
             case .found(let found): pair = found
             }
@@ -89,8 +89,11 @@ struct StreamsCut {
             state.precision.offset = pair.offset
             state.precision.slack = slack
             let offset = pair.offset ?? 0...0
+            if let after = pair.after, after.piece < 0 {
+                throw Planner.beforeBase(base, "the base \(base.id) was begun after the fence \(after.fence.id), which lies behind the target")
+            }
             // Without a fence between the base and the cut the clocks have to say which was first.
-            if pair.before == nil, base.completed.adding(nanoseconds: offset.upperBound) > cut.time { throw Planner.beforeBase(base) }
+            if pair.before?.piece ?? -1 < 0, base.completed.adding(nanoseconds: offset.upperBound) > cut.time { throw Planner.beforeBase(base) }
             // A fence behind the cut proves that all before it is archived; else the watermark has to.
             if pair.after == nil { try checkReach(cut.time, offset: offset.lowerBound) }
             let clock = Clock(time: cut.time, slack: slack, offset: offset, ends: pair.before == nil && pair.after == nil, isExclusive: false)

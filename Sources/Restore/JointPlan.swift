@@ -113,6 +113,11 @@ extension PlanLoader {
             return (.position(found.event.start, exclusive: request.exclusive), source, nil)
         case .fence(let id):
             let fence = try await find(fence: id)
+            guard try await isConfirmed(fence) else {
+                throw ArchiveError(
+                    .targetUnreachable, "The marker of the fence \(id) is not in the archived log of '\(fence.anchor)': a crash took it back, or it is not archived yet.",
+                    remedy: "Use another fence, or --to-time \(fence.anchorTime).")
+            }
             guard wanted.isEmpty || wanted.contains(fence.anchor) else {
                 throw ArchiveError(
                     .usage, "The fence \(id) lies in the log of '\(fence.anchor)', which is not to be restored.", remedy: "Add --into \(fence.anchor)=DIR, or use --to-time.")
@@ -141,13 +146,42 @@ extension PlanLoader {
                     .targetUnreachable, "'\(source)' cannot be restored to any time: nothing says up to when its archive is complete.",
                     remedy: "Start `tidemark agent`, or name the sources that are wanted.")
             }
-            // The log that carries the markers is not fenced itself.
-            let fence = try kind(of: incarnation).carriesFences ? nil : await lastFence(of: source)
-            let corrected = fence.map { time.adding(nanoseconds: $0.offset.lowerBound) } ?? time
+            let corrected = time.adding(nanoseconds: try await lowestOffset(of: source) ?? 0)
             newest = min(newest ?? corrected, corrected)
         }
         guard let newest else { throw ArchiveError(.usage, "There is nothing to restore.") }
         return newest
+    }
+
+    /// The least that is to be added to a source's newest times: by all fences from the last one that is confirmed on, which are those
+    /// that a plan for the end of the archive compares the clocks by.
+    private func lowestOffset(of source: String) async throws -> Int64? {
+        guard let incarnation = try await catalog.incarnations(of: source).last, try !kind(of: incarnation).carriesFences else { return nil }
+        var lowest: Int64?
+        /// - Returns: whether a confirmed one was met.
+        func look(_ pieces: [PieceSummary]) async throws -> Bool {
+            for fence in pieces.reversed().flatMap({ $0.fences.reversed() }) {
+                lowest = min(lowest ?? .max, fence.offset.lowerBound)
+                if try await isConfirmed(fence) { return true }
+            }
+            return false
+        }
+        for branch in try await catalog.archivedBranches(of: incarnation).reversed() {
+            let chapter = try await catalog.lastChapter(of: incarnation, branch: branch)
+            if try await look(try await catalog.summaries(of: incarnation, branch: branch, after: chapter?.last)) { return lowest }
+            if let chapter, try await look(try await catalog.chapter(chapter, of: incarnation).pieces) { return lowest }
+        }
+        return lowest
+    }
+
+    /// All chapters of a branch, in log order.
+    private func chapterNames(of incarnation: IncarnationRecord, branch: UInt32) async throws -> [ChapterName] {
+        var names: [ChapterName] = []
+        while true {
+            let page = try await catalog.chapters(of: incarnation, branch: branch, behind: names.last)
+            if page.isEmpty { return names }
+            names += page
+        }
     }
 
     /// The newest fence of a source.
@@ -170,12 +204,7 @@ extension PlanLoader {
     ) async throws {
         for incarnation in try await incarnations(of: source).reversed() {
             for branch in try await catalog.archivedBranches(of: incarnation).reversed() where wanted.map({ branch <= $0 }) ?? true {
-                var names: [ChapterName] = []
-                while true {
-                    let page = try await catalog.chapters(of: incarnation, branch: branch, behind: names.last)
-                    if page.isEmpty { break }
-                    names += page
-                }
+                let names = try await chapterNames(of: incarnation, branch: branch)
                 guard try await visit(incarnation, try await catalog.summaries(of: incarnation, branch: branch, after: names.last?.last)) else { return }
                 for name in names.reversed() {
                     try Task.checkCancellation()

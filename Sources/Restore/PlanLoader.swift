@@ -4,7 +4,7 @@ import Planner
 import Source
 
 /// What is to be planned.
-public struct PlanRequest: Sendable {
+public struct PlanRequest: Sendable, Hashable {
     public var target: RecoveryTarget
     /// The target itself is left out: everything strictly before it.
     public var exclusive: Bool
@@ -103,6 +103,11 @@ public struct PlanLoader: Sendable {
         try await extend(&view, by: &cursor, enough: Enough(rule, of: kind))
         var details = PlanDetails()
         var absent: Set<PieceName> = []
+        var isLookedBack = false
+        if case .anchored(let cut, _) = rule, !view.pieces.contains(where: { $0.fences.contains { cut.knows($0) && cut.isAfter($0) } }) {
+            isLookedBack = true
+            view.earlierFences = try await fences(before: base, of: incarnation, around: cut)
+        }
         while true {
             // Behind the last chapter there is never much: then what lies after the cut is known exactly.
             if cursor.isBehindChapters { try await extend(&view, by: &cursor, enough: nil) }
@@ -125,6 +130,12 @@ public struct PlanLoader: Sendable {
                         !Enough.isFarBehind(view.pieces.last, cut)
                     {
                         try await extend(&view, by: &cursor, enough: Enough(more: view.pieces.count + Chapter.maximumPieces))
+                        continue
+                    }
+                    // The fence before the cut may lie before the base.
+                    if let precision = plan.precision, precision.before == nil, !isLookedBack, case .anchored(let cut, _) = rule {
+                        isLookedBack = true
+                        view.earlierFences = try await fences(before: base, of: incarnation, around: cut)
                         continue
                     }
                     let found = try await catalog.missing(plan.pieces.map(\.name), of: incarnation)
@@ -202,7 +213,7 @@ public struct PlanLoader: Sendable {
                 guard let times = piece.times else { return false }
                 // Of many streams a later piece may hold what was committed a moment earlier.
                 return times.lowerBound > (isOneStream ? time : time.adding(nanoseconds: PlanLoader.margin))
-            case .position(let position, _)?: return piece.spans.first.map { $0.end > position } ?? false
+            case .position(let position, _)?: return piece.totals.commits > 0 && piece.spans.first.map { $0.start > position } ?? false
             case .anchored(let cut, _)?:
                 for fence in piece.fences where cut.knows(fence) && !cut.isAfter(fence) { fences += 1 }
                 guard fences < 8 else { return true }
@@ -234,6 +245,37 @@ public struct PlanLoader: Sendable {
         view.isComplete = true
     }
 
+    /// Chapters that are read in search of a fence before a base.
+    static let chaptersBack = 8
+
+    /// The fences right before a base's first piece, in log order: enough of them to have one before the cut, unless there is none near.
+    private func fences(before base: BaseRecord, of incarnation: IncarnationRecord, around cut: AnchorCut) async throws -> [FenceRecord] {
+        guard let first = base.firstPiece else { return [] }
+        var names: [ChapterName] = []
+        pages: while true {
+            let page = try await catalog.chapters(of: incarnation, branch: base.branch, behind: names.last)
+            for name in page {
+                guard name.first < first else { break pages }
+                names.append(name)
+            }
+            if page.isEmpty { break }
+        }
+        var found: [FenceRecord] = []
+        if names.last.map({ $0.last < first }) ?? true {
+            let behind = PieceName(branch: base.branch, name: names.last?.last ?? "0000")
+            try await catalog.forEachPiece(of: incarnation, from: behind, only: base.branch) { name, index in
+                guard name.name < first else { return false }
+                if name.name != behind.name { found += index.fences }
+                return true
+            }
+        }
+        for name in names.reversed().prefix(Self.chaptersBack) where !found.contains(where: { cut.knows($0) && cut.isAfter($0) }) {
+            try Task.checkCancellation()
+            found = try await catalog.chapter(name, of: incarnation).pieces.filter { $0.name.name < first }.flatMap(\.fences) + found
+        }
+        return found
+    }
+
     // MARK: Looking things up
 
     func kind(of incarnation: IncarnationRecord) throws -> any ComponentKind {
@@ -256,7 +298,7 @@ public struct PlanLoader: Sendable {
     }
 
     /// Whether the anchor's archived log has the fence's marker.
-    private func isConfirmed(_ fence: FenceRecord) async throws -> Bool {
+    func isConfirmed(_ fence: FenceRecord) async throws -> Bool {
         for incarnation in try await catalog.incarnations(of: fence.anchor) where incarnation.identity == fence.anchorIdentity {
             guard let name = try kind(of: incarnation).pieceName(endingAt: fence.position, branch: fence.branch, of: incarnation) else { continue }
             for index in try await catalog.indexes(ofPiecesNamed: name, of: incarnation)

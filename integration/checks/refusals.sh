@@ -85,12 +85,13 @@ grep -q 'nearest later time' "$TM_WORK/refused.out" || die "the nearest time is 
 refused 3 'complete only up to' restore --config "$CONFIG" --to-time "2199-01-01T00:00:00Z" "${into_both[@]}"
 grep -q 'nearest earlier time' "$TM_WORK/refused.out" || die "the nearest time is not named"
 
-# A fresh copy of the archive in $DAMAGED; sets segment and pack, the last but one of each.
+# A fresh copy of the archive in $DAMAGED; sets segment and pack: the last but one of the closed segments, and the last pack with entries
+# that a plan to $T reads, which is what the archive's own plan says.
 fresh() {
     rm -rf "$DAMAGED"
     cp -a "$ARCHIVE" "$DAMAGED"
     segment="$(find "$DAMAGED/log/main" -name '*.zst' ! -name '*.tail.zst' | sort | tail -2 | head -1)"
-    pack="$(find "$DAMAGED/log/default" -name '*.tar.zst' -size +0 | sort | tail -2 | head -1)"
+    pack="$(find "$DAMAGED/log/default" -name "$(basename "$NEEDED")")"
 }
 hurt() { # hurt KIND FILE
     case "$1" in
@@ -101,6 +102,10 @@ hurt() { # hurt KIND FILE
         unreadable) chown root "$2"; chmod 0600 "$2" ;;
     esac
 }
+
+fresh_plan="$("$TIDEMARK" plan --archive "file://$ARCHIVE" --source default --to-time "$T" --save --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["plan"])')"
+NEEDED="$(zstd -dcq "$ARCHIVE/plans/$fresh_plan/default.zst" | grep -aoE '[0-9A-F]{16}\.tar\.zst' | sort | tail -2 | head -1)"
+[ -n "$NEEDED" ] || die "the plan needs no pack"
 
 step "Damaged segments and packs"
 for kind in corrupt truncated lost missing; do

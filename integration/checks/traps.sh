@@ -311,7 +311,7 @@ still_lost="$(server_now)"
 for n in 1 2 3; do sql "$PG" "CHECKPOINT"; next_segment; done
 [ "$(sql "$PG" "SELECT count(*) FROM pg_ls_waldir() WHERE name = '$first_lost'")" = 0 ] || die "the server still has $first_lost"
 agent
-gap_in_window() { "$TIDEMARK" window --config "$CONFIG" | grep -q '^ *gap: .*no longer had the WAL'; }
+gap_in_window() { "$TIDEMARK" window --config "$CONFIG" | grep -Eq '^ *(gap|hole): .*no longer had the WAL'; }
 wait_for "the gap in tidemark window" 60 gap_in_window || { tail -20 "$TM_WORK/agent.log" >&2; exit 1; }
 "$TIDEMARK" window --config "$CONFIG" | sed 's/^/  /'
 find "$ARCHIVE/gaps/main" -name '*.json' | grep -q . || die "the archive has no record of the gap"
