@@ -195,7 +195,8 @@ public struct ChapterName: Sendable, Hashable {
         let parts = path.dropLast(4).split(separator: "/", omittingEmptySubsequences: false)
         guard parts.count == 2, parts[0].utf8.count == 8, let branch = UInt32(hexDigits: Array(parts[0].utf8)) else { return nil }
         let fields = parts[1].split(separator: "-", omittingEmptySubsequences: false).map(String.init)
-        guard fields.count == 4, PieceName.isName(fields[0]), PieceName.isName(fields[1]), fields[1] <= fields[0],
+        guard fields.count == 4, PieceName.isName(fields[0]), PieceName.isName(fields[1]), fields[0].utf8.count == fields[1].utf8.count,
+            fields[1] <= fields[0],
             let low = UInt64(fields[2], radix: 16), let high = UInt64(fields[3], radix: 16)
         else { return nil }
         self.init(
@@ -215,11 +216,14 @@ public struct Chapter: Sendable {
     public var pieces: [PieceSummary]
     /// Of the incarnation from its beginning to the end of the chapter.
     public var totals: LogTotals
+    /// The last piece of the chapter before it on the same branch, so that a missing one is noticed; empty: it is the first.
+    public var previous: String
 
-    public init(branch: UInt32, pieces: [PieceSummary], totals: LogTotals) {
+    public init(branch: UInt32, pieces: [PieceSummary], totals: LogTotals, previous: String = "") {
         self.branch = branch
         self.pieces = pieces
         self.totals = totals
+        self.previous = previous
     }
 
     /// - Precondition: there is at least one piece.
@@ -282,12 +286,13 @@ public struct Chapter: Sendable {
         for name in names { w.element(2, name.utf8) }
         w.append(body)
         w.message(4) { totals.encode(into: &$0) }
+        w.text(5, previous)
         return w.bytes
     }
 
     /// - Throws: `WireError` for anything that `encoded` does not write.
     public init(decoding bytes: [UInt8], branch: UInt32) throws(WireError) {
-        self.init(branch: branch, pieces: [], totals: LogTotals())
+        self.init(branch: branch, pieces: [], totals: LogTotals(), previous: "")
         var version: UInt64 = 0
         var streams: [String] = []
         var anchor: (name: String, identity: String)?
@@ -309,9 +314,11 @@ public struct Chapter: Sendable {
                 }
                 pieces.append(piece)
             case 4: totals = try LogTotals(decoding: value.bytes("totals"))
+            case 5: previous = try value.text("previous piece")
             default: continue
             }
         }
+        guard previous.isEmpty || PieceName.isName(previous) else { throw WireError(offset: 0, reason: "'\(previous)' is no piece") }
         guard version == 1 else { throw WireError(offset: 0, reason: "chapter version \(version) is not known") }
         guard !pieces.isEmpty else { throw WireError(offset: 0, reason: "a chapter has no pieces") }
     }

@@ -45,7 +45,7 @@ extension Catalog {
         } catch let error as WireError {
             throw ArchiveError(
                 .objectDamaged, "The chapter '\(key)' is damaged: \(error).",
-                remedy: "Remove that one object: the indexes of the pieces say the same, and the agent writes it anew when it starts.")
+                remedy: "`tidemark verify --reindex` writes it anew from the indexes of its pieces.")
         }
     }
 
@@ -143,13 +143,17 @@ public struct ChapterKeeper: Sendable {
     private var pieces: [PieceSummary] = []
     private var spans = 0
     private var totals: LogTotals
+    /// The last chapter's branch and last piece.
+    private var previous: (branch: UInt32, piece: String)?
     private let maximumPieces: Int
 
     /// - Parameters:
     ///   - totals: of the incarnation up to the first piece that will be added.
+    ///   - previous: the chapter before it; `nil`: there is none.
     ///   - maximumPieces: after which a chapter is closed.
-    public init(totals: LogTotals = LogTotals(), maximumPieces: Int = Chapter.maximumPieces) {
+    public init(totals: LogTotals = LogTotals(), previous: ChapterName? = nil, maximumPieces: Int = Chapter.maximumPieces) {
         self.totals = totals
+        self.previous = previous.map { ($0.branch, $0.last) }
         self.maximumPieces = maximumPieces
     }
 
@@ -165,12 +169,16 @@ public struct ChapterKeeper: Sendable {
         return closed
     }
 
-    private mutating func close() -> [Chapter] {
+    /// The chapter of what was collected, however little it is.
+    mutating func close() -> [Chapter] {
+        guard let last = pieces.last?.name else { return [] }
+        let before = previous.flatMap { $0.branch == last.branch ? $0.piece : nil }
         defer {
             pieces = []
             spans = 0
+            previous = (last.branch, last.name)
         }
-        return pieces.last.map { [Chapter(branch: $0.name.branch, pieces: pieces, totals: totals)] } ?? []
+        return [Chapter(branch: last.branch, pieces: pieces, totals: totals, previous: before ?? "")]
     }
 }
 
@@ -185,28 +193,45 @@ extension Catalog {
     /// - Parameter maximumPieces: see `ChapterKeeper.init`.
     public func resumeChapters(of i: IncarnationRecord, maximumPieces: Int = Chapter.maximumPieces) async throws -> ChapterKeeper {
         var totals = LogTotals()
+        var previous: ChapterName?
         var pieces: [PieceSummary] = []
         for branch in try await archivedBranches(of: i) {
-            let last = try await lastChapter(of: i, branch: branch)
-            // What an older branch has left over counts before this branch's own chapters.
-            for piece in pieces where last != nil { totals += piece.totals }
-            if let last { totals = try await chapter(last, of: i).totals }
-            pieces = last == nil ? pieces : []
-            pieces += try await summaries(of: i, branch: branch, after: last?.last).filter { $0.name.part == nil }
+            let last = try await lastReadableChapter(of: i, branch: branch)
+            if let last {
+                totals = last.totals
+                previous = last.name
+                pieces = []
+            }
+            pieces += try await summaries(of: i, branch: branch, after: last?.name.last).filter { $0.name.part == nil }
         }
-        var keeper = ChapterKeeper(totals: totals, maximumPieces: maximumPieces)
+        var keeper = ChapterKeeper(totals: totals, previous: previous, maximumPieces: maximumPieces)
         for piece in pieces { for chapter in keeper.add(piece) { try await record(chapter, of: i) } }
         return keeper
     }
 
+    /// The last chapter of a branch. One that is damaged is removed: the indexes say the same, and it is written anew.
+    private func lastReadableChapter(of i: IncarnationRecord, branch: UInt32) async throws -> Chapter? {
+        while let name = try await lastChapter(of: i, branch: branch) {
+            do { return try await chapter(name, of: i) } catch let error as ArchiveError where error.code == .objectDamaged {
+                try await store.remove(ObjectKey(known: "chapters/\(i.source)/\(i.id)/\(name.path)"))
+            }
+        }
+        return nil
+    }
+
     /// Pieces of one branch behind the closed piece `last`, from their indexes.
     ///
-    /// - Parameter first: the first piece that is wanted, where it is later.
-    public func summaries(of i: IncarnationRecord, branch: UInt32, after last: String?, from first: String? = nil) async throws -> [PieceSummary] {
+    /// - Parameters:
+    ///   - first: the first piece that is wanted, where it is later.
+    ///   - end: the first piece that is no longer wanted.
+    public func summaries(
+        of i: IncarnationRecord, branch: UInt32, after last: String?, from first: String? = nil, before end: String? = nil
+    ) async throws -> [PieceSummary] {
         var result: [PieceSummary] = []
         let begin = [last, first].compactMap { $0 }.max() ?? "0000"
         try await forEachPiece(of: i, from: PieceName(branch: branch, name: begin), only: branch) { name, index in
             if name.name == last { return true }
+            if let end, name.name >= end { return false }
             let summary = PieceSummary(name, index)
             if name.part == nil { while let tail = result.last?.name, tail.part != nil, tail.name == name.name { result.removeLast() } }
             result.append(summary)
@@ -234,5 +259,53 @@ extension Catalog {
         var indexes: [PieceIndex] = []
         for tail in names { indexes.append(try await index(of: tail, of: i)) }
         return indexes
+    }
+}
+
+extension Catalog {
+    /// Looks whether a branch's chapters follow each other, and can be read.
+    ///
+    /// - Parameter repair: writes what is missing anew, from the indexes of the pieces.
+    /// - Returns: for each chapter that is missing or damaged the first piece that it has to cover, and the damaged one's key.
+    public func auditChapters(of i: IncarnationRecord, branch: UInt32, repair: Bool) async throws -> [(first: String, damaged: ObjectKey?)] {
+        var found: [(first: String, damaged: ObjectKey?)] = []
+        var last: ChapterName?
+        var good: Chapter?
+        var damaged: ObjectKey?
+        while true {
+            let page = try await chapters(of: i, branch: branch, behind: last)
+            for name in page {
+                try Task.checkCancellation()
+                last = name
+                let key = ObjectKey(known: "chapters/\(i.source)/\(i.id)/\(name.path)")
+                let next: Chapter
+                do { next = try await chapter(name, of: i) } catch let error as ArchiveError where error.code == .objectDamaged {
+                    damaged = key
+                    if repair { try await store.remove(key) }
+                    continue
+                }
+                if next.previous != good?.name.last ?? "" || damaged != nil {
+                    found.append((name.first, damaged))
+                    if repair { try await fill(i, branch, between: good, and: next) }
+                }
+                damaged = nil
+                good = next
+            }
+            guard page.count == 1024 else { break }
+        }
+        // A damaged one at the end: what follows the last good one is read from the indexes, and the agent writes it when it starts.
+        if let damaged { found.append((last?.first ?? "", damaged)) }
+        return found
+    }
+
+    private func fill(_ i: IncarnationRecord, _ branch: UInt32, between good: Chapter?, and next: Chapter) async throws {
+        var own = LogTotals()
+        for piece in next.pieces { own += piece.totals }
+        let pieces = try await summaries(of: i, branch: branch, after: good?.name.last, before: next.name.first).filter { $0.name.part == nil }
+        var missing = LogTotals()
+        for piece in pieces { missing += piece.totals }
+        var keeper = ChapterKeeper(totals: next.totals - own - missing, previous: good?.name)
+        for piece in pieces { for chapter in keeper.add(piece) { try await record(chapter, of: i) } }
+        for chapter in keeper.close() { try await record(chapter, of: i) }
     }
 }

@@ -24,6 +24,8 @@ public struct VerifyFinding: Sendable, Hashable {
         case indexMissing = "index-missing", indexDamaged = "index-damaged", indexDiffers = "index-differs"
         /// A piece's index without its content, and content that is not what was archived.
         case contentMissing = "content-missing", contentDamaged = "content-damaged"
+        /// A chapter that cannot be read or is not there: what it says is in the indexes too.
+        case chapterMissing = "chapter-missing"
         /// Log that is missing for a known reason, and for none.
         case gap, hole
         /// A base that lacks something, and one whose log is not whole.
@@ -123,7 +125,19 @@ extension Catalog {
             try await log.run()
             var bases = BaseAudit(catalog: self, incarnation: incarnation, options: options, log: log, progress: progress)
             try await bases.run()
-            reports.append(bases.report)
+            var report = bases.report
+            for branch in try await archivedBranches(of: incarnation) {
+                progress("chapters of \(source)", UInt64(branch), nil)
+                for (first, key) in try await auditChapters(of: incarnation, branch: branch, repair: options.reindex) {
+                    report.findings.append(
+                        VerifyFinding(
+                            .chapterMissing, object: key?.path,
+                            key == nil ? "The chapter before the piece '\(first)' of '\(source)' is missing." : "The chapter that ends before or at the piece '\(first)' of '\(source)' is damaged.",
+                            remedy: options.reindex ? nil : "Nothing is lost: its pieces have their indexes. `tidemark verify --reindex --source \(source)` writes it anew.",
+                            isRepaired: options.reindex))
+                }
+            }
+            reports.append(report)
         }
         return reports
     }

@@ -49,14 +49,9 @@ public struct LogCursor: Sendable {
             if isBehindChapters {
                 leaveBranch()
             } else if let name = page.popFirst() {
+                let before = last
                 last = name
-                let chapter = try await catalog.chapter(name, of: incarnation)
-                if totals == nil {
-                    var own = LogTotals()
-                    for piece in chapter.pieces { own += piece.totals }
-                    totals = chapter.totals - own
-                }
-                pending = chapter.pieces[...]
+                pending = try await pieces(of: name, behind: before)[...]
             } else if !isPaged {
                 let names = try await catalog.chapters(of: incarnation, branch: branch, from: first, behind: last)
                 isPaged = names.count < 1024
@@ -68,6 +63,31 @@ public struct LogCursor: Sendable {
                 pending = try await catalog.summaries(of: incarnation, branch: branch, after: begin, from: first)[...]
             }
         }
+    }
+
+    /// The pieces of a chapter, and those before it that no chapter has; from their indexes where it cannot be read.
+    private mutating func pieces(of name: ChapterName, behind before: ChapterName?) async throws -> [PieceSummary] {
+        let chapter: Chapter
+        do { chapter = try await catalog.chapter(name, of: incarnation) } catch let error as ArchiveError
+            where error.code == .objectDamaged || error.code == .objectMissing
+        {
+            totals = nil
+            return try await catalog.summaries(of: incarnation, branch: name.branch, after: before?.last, from: first).filter { $0.name.name <= name.last }
+        }
+        let isFirst = totals == nil
+        if isFirst {
+            var own = LogTotals()
+            for piece in chapter.pieces { own += piece.totals }
+            totals = chapter.totals - own
+        }
+        // The first chapter that is read holds the first piece that is wanted, or nothing comes before it.
+        let joinsOn = before.map { chapter.previous == $0.last } ?? (chapter.previous.isEmpty || first.map { name.first <= $0 || chapter.previous < $0 } ?? false)
+        guard !joinsOn else { return chapter.pieces }
+        var missing = try await catalog.summaries(of: incarnation, branch: name.branch, after: before?.last, from: first, before: name.first)
+        missing.removeAll { $0.name.part != nil }
+        // Their numbers are in the chapter's totals already.
+        if isFirst { for piece in missing { totals = totals.map { $0 - piece.totals } } }
+        return missing + chapter.pieces
     }
 
     private mutating func leaveBranch() {
