@@ -45,7 +45,7 @@ extension Catalog {
         } catch let error as WireError {
             throw ArchiveError(
                 .objectDamaged, "The chapter '\(key)' is damaged: \(error).",
-                remedy: "Remove that one object: the indexes of the pieces say the same, and the agent writes it anew when it starts.")
+                remedy: "Remove it and the chapters behind it in that folder: the indexes of the pieces say the same, and the agent writes them anew when it starts.")
         }
     }
 
