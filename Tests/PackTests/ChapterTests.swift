@@ -39,15 +39,6 @@ struct ChapterTests {
         #expect(store.listings - before <= 30)
     }
 
-    @Test("names that are no numbers are gone through page by page")
-    func lastOfOtherNames() async throws {
-        let catalog = try await Catalog.create(in: MemoryStore(), at: Moment(rawValue: 0), version: "test")
-        for n in 0..<30 {
-            try await catalog.record(Chapter(branch: 1, pieces: [summary("piece\(100 + n)", [])], totals: LogTotals()), of: incarnation)
-        }
-        #expect(try await catalog.lastChapter(of: incarnation, branch: 1, limit: 4)?.last == "piece129")
-    }
-
     @Test("what is missing of a plan's pieces is found: contents, indexes, tails, whole stretches", arguments: [true, false])
     func missing(_ isFile: Bool) async throws {
         let catalog = try await Catalog.create(in: MemoryStore(), at: Moment(rawValue: 0), version: "test")
