@@ -20,6 +20,7 @@ struct LogCut {
         var lastCommitPiece: PieceName?
         /// Where the first commit that is out begins.
         var upper: UInt64?
+        var upperTime: Moment?
         /// The first offset that is not there, all before it being there, and the latest commit before it.
         var reached: UInt64
         var lastReached: Moment?
@@ -131,6 +132,7 @@ struct LogCut {
                         throw Planner.beforeBase(base, "a commit of \(event.time) lies inside the window of the base \(base.id)")
                     }
                     state.upper = event.start
+                    state.upperTime = event.time
                     return
                 }
                 state.lastApplied = max(event.time, state.lastApplied ?? event.time)

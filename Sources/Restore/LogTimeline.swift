@@ -101,8 +101,8 @@ struct TimelineReader: Sendable {
     private var isPaged = false
     private var isAtEnd = false
     private var block: ArraySlice<Candidate> = []
-    /// The last fence of what was read before the block.
-    private var fence: FenceRecord?
+    /// The last fences of what was read before the block.
+    private var recent: [FenceRecord] = []
     private var waiting: Candidate?
     private var buffer: [Ordered] = []
     private var next = 0
@@ -113,12 +113,17 @@ struct TimelineReader: Sendable {
 
     /// Pieces whose events are put in order together.
     static let maximumOpen = 8
+    /// Fences on either side of an entry that its target respects: as many markers may be lost to crashes before a plan has to compare
+    /// the entry's time by a reading of the clocks that is not among them.
+    static let fencesAround = 8
 
     /// A piece, with the fences before and behind its entries.
     private struct Candidate: Sendable {
         var piece: PieceSummary
         var before: FenceRecord?
         var after: FenceRecord?
+        /// The lowest difference of the clocks that the fences around it allow, in nanoseconds.
+        var lowest: Int64?
 
         /// What the fences allow for the difference of the clocks.
         var offset: ClosedRange<Int64>? {
@@ -260,15 +265,18 @@ struct TimelineReader: Sendable {
     private mutating func take(_ pieces: [PieceSummary]) {
         var candidates: [Candidate] = []
         candidates.reserveCapacity(pieces.count)
+        let fences = recent + pieces.flatMap(\.fences)
+        // How many of them lie before the piece.
+        var passed = recent.count
         for piece in pieces {
-            candidates.append(Candidate(piece: piece, before: fence))
-            fence = piece.fences.last ?? fence
+            let around = fences[max(0, passed - Self.fencesAround)..<min(fences.count, passed + Self.fencesAround)]
+            candidates.append(
+                Candidate(
+                    piece: piece, before: passed > 0 ? fences[passed - 1] : nil, after: passed < fences.count ? fences[passed] : nil,
+                    lowest: around.lazy.map(\.offset.lowerBound).min()))
+            passed += piece.fences.count
         }
-        var following: FenceRecord?
-        for i in candidates.indices.reversed() {
-            following = candidates[i].piece.fences.first ?? following
-            candidates[i].after = following
-        }
+        recent = fences.suffix(Self.fencesAround)
         block = candidates[...]
     }
 
@@ -314,15 +322,15 @@ struct TimelineReader: Sendable {
             kind: eventKind, source: incarnation.source, component: incarnation.kind, incarnation: incarnation.id, branch: branch, stream: stream,
             position: kind.describe(offset: event.start), time: time, ownTime: event.time, offset: offset, number: event.number,
             subject: event.subject, details: Array(details.prefix(TimelineEvent.maximumDetails)), detailCount: count, flags: event.flags,
-            isLeft: isLeft, target: target(event, offset, isLeft))
+            isLeft: isLeft, target: target(event, candidate, isLeft))
     }
 
     /// What restores to just before an event.
-    private func target(_ event: LogEvent, _ offset: ClosedRange<Int64>?, _ isLeft: Bool) -> PlanRequest {
+    private func target(_ event: LogEvent, _ candidate: Candidate, _ isLeft: Bool) -> PlanRequest {
         // Positions are searched in the newest incarnation first, and an entry has none that a database could be cut at. The lowest
         // difference of the clocks: an entry that its fences leave open is then out as well.
         guard kind.carriesFences, isNewestIncarnation else {
-            let time = event.time.adding(nanoseconds: offset?.lowerBound ?? 0)
+            let time = event.time.adding(nanoseconds: kind.carriesFences ? 0 : candidate.lowest ?? 0)
             return PlanRequest(target: .time(time.adding(nanoseconds: -1000)))
         }
         let target: RecoveryTarget = event.kind == .commit && event.number > 0 ? .transaction(event.number) : .position(event.start)

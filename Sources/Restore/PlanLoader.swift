@@ -97,7 +97,9 @@ public struct PlanLoader: Sendable {
         let watermark = try await catalog.watermarkAndTotals(of: incarnation)
         var view = LogView(
             source: incarnation.source, incarnation: incarnation, path: path, pieces: [], isComplete: false, branches: branches,
-            gaps: try await catalog.gaps(of: incarnation), watermark: watermark?.time, streamsMayBeginEmpty: kind.streamsMayBeginEmpty,
+            gaps: try await catalog.gaps(of: incarnation),
+            // The watermark is that of the newest branch: a branch that was left has what it has.
+            watermark: tip == newest ? watermark?.time : nil, streamsMayBeginEmpty: kind.streamsMayBeginEmpty,
             firstOffset: kind.firstOffset, describe: { kind.describe(offset: $0) })
         var cursor = LogCursor(catalog: catalog, incarnation: incarnation, path: path, from: base.firstPiece)
         try await extend(&view, by: &cursor, enough: Enough(rule, of: kind))
@@ -177,12 +179,27 @@ public struct PlanLoader: Sendable {
                 if times.lowerBound > time { break }
                 let events = try await catalog.index(of: piece.name, of: plan.incarnation).events
                 guard let lost = events.first(where: { $0.isDecisive && $0.start >= fork && $0.time <= time }) else { continue }
+                let next = try await firstCommit(from: plan.anchor?.upper, of: plan, along: path)
                 throw PlanRefusal(
                     kind: .otherBranch,
                     reason: "at that time commits were made on timeline \(branch), the first of \(lost.time), which timeline \(plan.branch) left behind at \(kind.describe(offset: fork)); say which is meant with --timeline \(branch) or --timeline \(plan.branch)",
-                    earliest: nil, latest: lost.time.adding(nanoseconds: -1000))
+                    earliest: next, latest: lost.time.adding(nanoseconds: -1000))
             }
         }
+    }
+
+    /// The time of the commit that begins at `offset`.
+    private func firstCommit(from offset: UInt64?, of plan: SourcePlan, along path: BranchPath) async throws -> Moment? {
+        guard let offset else { return nil }
+        let name = plan.pieces.last?.name
+        guard let rest = BranchPath(from: name?.branch ?? plan.base.branch, to: path.last, by: plan.branches) else { return nil }
+        var cursor = LogCursor(catalog: catalog, incarnation: plan.incarnation, path: rest, from: name?.name ?? plan.base.firstPiece)
+        while let piece = try await cursor.next() {
+            guard let end = piece.spans.first?.end, end > offset else { continue }
+            let events = try await catalog.index(of: piece.name, of: plan.incarnation).events
+            if let event = events.first(where: { $0.isDecisive && $0.start >= offset }) { return event.time }
+        }
+        return nil
     }
 
     /// When a view holds as much of the log as a rule can need.
@@ -251,9 +268,16 @@ public struct PlanLoader: Sendable {
     /// The fences right before a base's first piece, in log order: enough of them to have one before the cut, unless there is none near.
     private func fences(before base: BaseRecord, of incarnation: IncarnationRecord, around cut: AnchorCut) async throws -> [FenceRecord] {
         guard let first = base.firstPiece else { return [] }
+        // From the base before it on, so that a long life before does not count.
+        var start: String?
+        for id in try await catalog.baseIdentifiers(of: incarnation).reversed() where id < base.id {
+            guard let older = try await catalog.base(id, of: incarnation) else { continue }
+            start = older.branch == base.branch ? older.firstPiece : nil
+            break
+        }
         var names: [ChapterName] = []
         pages: while true {
-            let page = try await catalog.chapters(of: incarnation, branch: base.branch, behind: names.last)
+            let page = try await catalog.chapters(of: incarnation, branch: base.branch, from: start, behind: names.last)
             for name in page {
                 guard name.first < first else { break pages }
                 names.append(name)
@@ -262,7 +286,7 @@ public struct PlanLoader: Sendable {
         }
         var found: [FenceRecord] = []
         if names.last.map({ $0.last < first }) ?? true {
-            let behind = PieceName(branch: base.branch, name: names.last?.last ?? "0000")
+            let behind = PieceName(branch: base.branch, name: names.last?.last ?? start ?? "0000")
             try await catalog.forEachPiece(of: incarnation, from: behind, only: base.branch) { name, index in
                 guard name.name < first else { return false }
                 if name.name != behind.name { found += index.fences }

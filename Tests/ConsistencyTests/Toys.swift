@@ -4,7 +4,7 @@ import Store
 
 /// A store whose listings cost nothing but what they yield, since worlds are listed thousands of times.
 actor SortedStore: ObjectStore {
-    private var keys: [String] = []
+    private var keys: [ObjectKey] = []
     private var objects: [String: [UInt8]] = [:]
     private var isSorted = true
     nonisolated let description = "sorted"
@@ -15,8 +15,8 @@ actor SortedStore: ObjectStore {
             return
         }
         objects[key.path] = bytes
-        isSorted = isSorted && keys.last.map { $0 < key.path } ?? true
-        keys.append(key.path)
+        isSorted = isSorted && keys.last.map { $0.path < key.path } ?? true
+        keys.append(key)
     }
 
     func get(_ key: ObjectKey, range: Range<UInt64>?) throws -> [UInt8] {
@@ -26,13 +26,13 @@ actor SortedStore: ObjectStore {
 
     /// Where keys begin that are not before `text`; for ASCII the order of strings is that of bytes.
     private func place(_ text: String) -> Int {
-        if !isSorted { keys.sort() }
+        if !isSorted { keys.sort { $0.path < $1.path } }
         isSorted = true
         var low = 0
         var high = keys.count
         while low < high {
             let middle = (low + high) / 2
-            if keys[middle] < text { low = middle + 1 } else { high = middle }
+            if keys[middle].path < text { low = middle + 1 } else { high = middle }
         }
         return low
     }
@@ -40,9 +40,9 @@ actor SortedStore: ObjectStore {
     func list(prefix: String, after key: String?, limit: Int) -> [ObjectInfo] {
         var result: [ObjectInfo] = []
         var at = place(max(prefix, key ?? ""))
-        if at < keys.count, keys[at] == key { at += 1 }
-        while at < keys.count, result.count < limit, keys[at].hasPrefix(prefix) {
-            result.append(ObjectInfo(key: ObjectKey(known: keys[at]), size: UInt64(objects[keys[at]]?.count ?? 0)))
+        if at < keys.count, keys[at].path == key { at += 1 }
+        while at < keys.count, result.count < limit, keys[at].path.hasPrefix(prefix) {
+            result.append(ObjectInfo(key: keys[at], size: UInt64(objects[keys[at].path]?.count ?? 0)))
             at += 1
         }
         return result
@@ -51,8 +51,8 @@ actor SortedStore: ObjectStore {
     func folders(below prefix: String) -> [String] {
         var names: [String] = []
         var at = place(prefix)
-        while at < keys.count, keys[at].hasPrefix(prefix) {
-            let rest = keys[at].dropFirst(prefix.utf8.count)
+        while at < keys.count, keys[at].path.hasPrefix(prefix) {
+            let rest = keys[at].path.dropFirst(prefix.utf8.count)
             guard let slash = rest.firstIndex(of: "/") else {
                 at += 1
                 continue

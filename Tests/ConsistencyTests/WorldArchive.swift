@@ -111,7 +111,7 @@ extension World {
         try await catalog.record(i)
         var keeper = ChapterKeeper(maximumPieces: chapterPieces)
         // An agent that is killed leaves its last chapters out.
-        let killed = chance.happens(0.5) ? Int.random(in: 0...storage.packs.count, using: &chance) : storage.packs.count
+        let killed = chance.happens(0.3) ? Int.random(in: 0...storage.packs.count, using: &chance) : storage.packs.count
         var totals = LogTotals()
         for (n, pack) in storage.packs.enumerated() {
             var spans: [LogSpan] = []

@@ -161,7 +161,7 @@ struct TimelineOptions {
     init(_ arguments: Arguments) throws(ArchiveError) {
         func time(_ name: String) throws(ArchiveError) -> Moment? {
             guard let text = arguments[name] else { return nil }
-            return try TargetTime.parse(text, zone: text.hasPrefix("-") ? nil : arguments["zone"])
+            return try TargetTime.parse(text, zone: text.hasPrefix("-") || Moment(text) != nil ? nil : arguments["zone"])
         }
         query = TimelineQuery(sources: arguments.all("source"), since: try time("since"), until: try time("until"))
         if arguments.has("zone"), query.since == nil, query.until == nil { throw ArchiveError(.usage, "--zone goes with --since and --until only.") }
