@@ -70,5 +70,6 @@ let package = Package(
         tests(
             "CrossCheckTests", ["CrossCheck", "Source", "SourcePostgres", "SourceGitaly", "Restore", "Catalog", "Pack", "Store", "DurableIO", "Runtime"]),
         tests("CommandTests", ["tidemark"]),
+        tests("GeneratorTests", ["archive-generator", "Restore", "Planner", "Catalog", "Store", "SourceGitaly", "SourcePostgres"]),
     ]
 )

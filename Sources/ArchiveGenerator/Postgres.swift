@@ -77,8 +77,9 @@ struct PostgresLog {
         }
         var events = everyCommit ? (0..<count).map(commit) : [commit(0), commit(count - 1)]
         for fence in fences {
+            // A marker carries no time of its own.
             events.append(
-                LogEvent(span: 0, start: fence.position - 88, end: fence.position, time: fence.anchorTime, kind: .fence, subject: fence.id))
+                LogEvent(span: 0, start: fence.position - 88, end: fence.position, time: Moment(rawValue: 0), kind: .fence, subject: fence.id))
         }
         if !fences.isEmpty { events.sort { $0.start < $1.start } }
         let last = max(events.last?.start ?? 0, start + (16 << 20) - 8192)

@@ -92,6 +92,16 @@ extension Catalog {
         }
     }
 
+    /// The chapter right before one; `nil` when there is none, or it is missing.
+    public func chapter(before chapter: Chapter, of i: IncarnationRecord) async throws -> Chapter? {
+        guard !chapter.previous.isEmpty else { return nil }
+        let prefix = prefix(i, chapter.branch)
+        guard let key = try await store.list(prefix: "\(prefix)\(chapter.previous)-", after: nil, limit: 1).first?.key,
+            let name = ChapterName(path: String(key.path.dropFirst(prefix.utf8.count - 9)))
+        else { return nil }
+        return try await self.chapter(name, of: i)
+    }
+
     /// Those of `names` whose content or index is not in the archive.
     ///
     /// - Parameter names: closed pieces and tails, in log order.

@@ -167,9 +167,15 @@ extension PlanLoader {
             return false
         }
         for branch in try await catalog.archivedBranches(of: incarnation).reversed() {
-            let chapter = try await catalog.lastChapter(of: incarnation, branch: branch)
-            if try await look(try await catalog.summaries(of: incarnation, branch: branch, after: chapter?.last)) { return lowest }
-            if let chapter, try await look(try await catalog.chapter(chapter, of: incarnation).pieces) { return lowest }
+            let last = try await catalog.lastChapter(of: incarnation, branch: branch)
+            if try await look(try await catalog.summaries(of: incarnation, branch: branch, after: last?.last)) { return lowest }
+            var chapter: Chapter?
+            if let last { chapter = try await catalog.chapter(last, of: incarnation) }
+            for _ in 0..<Self.chaptersBack {
+                guard let here = chapter else { break }
+                if try await look(here.pieces) { return lowest }
+                chapter = try await catalog.chapter(before: here, of: incarnation)
+            }
         }
         return lowest
     }

@@ -268,34 +268,20 @@ public struct PlanLoader: Sendable {
     /// The fences right before a base's first piece, in log order: enough of them to have one before the cut, unless there is none near.
     private func fences(before base: BaseRecord, of incarnation: IncarnationRecord, around cut: AnchorCut) async throws -> [FenceRecord] {
         guard let first = base.firstPiece else { return [] }
-        // From the base before it on, so that a long life before does not count.
-        var start: String?
-        for id in try await catalog.baseIdentifiers(of: incarnation).reversed() where id < base.id {
-            guard let older = try await catalog.base(id, of: incarnation) else { continue }
-            start = older.branch == base.branch ? older.firstPiece : nil
-            break
-        }
-        var names: [ChapterName] = []
-        pages: while true {
-            let page = try await catalog.chapters(of: incarnation, branch: base.branch, from: start, behind: names.last)
-            for name in page {
-                guard name.first < first else { break pages }
-                names.append(name)
-            }
-            if page.isEmpty { break }
-        }
         var found: [FenceRecord] = []
-        if names.last.map({ $0.last < first }) ?? true {
-            let behind = PieceName(branch: base.branch, name: names.last?.last ?? start ?? "0000")
-            try await catalog.forEachPiece(of: incarnation, from: behind, only: base.branch) { name, index in
-                guard name.name < first else { return false }
-                if name.name != behind.name { found += index.fences }
-                return true
-            }
+        var chapter: Chapter?
+        if let name = try await catalog.chapters(of: incarnation, branch: base.branch, from: first, limit: 1).first {
+            chapter = try await catalog.chapter(name, of: incarnation)
+        } else {
+            let last = try await catalog.lastChapter(of: incarnation, branch: base.branch)
+            if let last { chapter = try await catalog.chapter(last, of: incarnation) }
+            found = try await catalog.summaries(of: incarnation, branch: base.branch, after: last?.last, before: first).flatMap(\.fences)
         }
-        for name in names.reversed().prefix(Self.chaptersBack) where !found.contains(where: { cut.knows($0) && cut.isAfter($0) }) {
+        for _ in 0..<Self.chaptersBack where !found.contains(where: { cut.knows($0) && cut.isAfter($0) }) {
+            guard let here = chapter else { break }
             try Task.checkCancellation()
-            found = try await catalog.chapter(name, of: incarnation).pieces.filter { $0.name.name < first }.flatMap(\.fences) + found
+            found = here.pieces.filter { $0.name.name < first }.flatMap(\.fences) + found
+            chapter = try await catalog.chapter(before: here, of: incarnation)
         }
         return found
     }

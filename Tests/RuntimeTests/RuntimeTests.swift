@@ -7,7 +7,7 @@ import Testing
 
 @Suite("Threads, queues and children")
 struct RuntimeTests {
-    @Test("more blocking calls than cores run at once", .timeLimit(.minutes(1)))
+    @Test("more blocking calls than cores run at once", .timeLimit(.minutes(10)))
     func pool() async throws {
         let gate = Semaphore()
         try await withThrowingTaskGroup(of: Void.self) { group in
@@ -18,7 +18,7 @@ struct RuntimeTests {
         }
     }
 
-    @Test("a queue hands over in order, holds no more than its limit, and ends", .timeLimit(.minutes(1)))
+    @Test("a queue hands over in order, holds no more than its limit, and ends", .timeLimit(.minutes(10)))
     func queue() async throws {
         let queue = BoundedQueue<Int>(limit: 2)
         async let given: Bool = blocking {
@@ -33,7 +33,7 @@ struct RuntimeTests {
         #expect(!queue.give(1))
     }
 
-    @Test("a queue that failed lets its giver go and tells its receiver", .timeLimit(.minutes(1)))
+    @Test("a queue that failed lets its giver go and tells its receiver", .timeLimit(.minutes(10)))
     func failing() async throws {
         let queue = BoundedQueue<Int>(limit: 1)
         #expect(queue.give(1))
@@ -45,7 +45,7 @@ struct RuntimeTests {
         await #expect(throws: ArchiveError.self) { try await queue.receive() }
     }
 
-    @Test("a child's output and status are collected, however much it prints", .timeLimit(.minutes(1)))
+    @Test("a child's output and status are collected, however much it prints", .timeLimit(.minutes(10)))
     func child() async throws {
         let result = try await Subprocess(["sh", "-c", "yes | head -c 3000000; yes no | head -c 300000 >&2; exit 7"]).run()
         #expect(result.status == 7)
@@ -55,7 +55,7 @@ struct RuntimeTests {
         #expect(missing?.message.contains("/nonexistent/program") == true)
     }
 
-    @Test("a cancelled child is ended", .timeLimit(.minutes(1)))
+    @Test("a cancelled child is ended", .timeLimit(.minutes(10)))
     func cancelled() async throws {
         // Before it is started, about then, and while it runs.
         for delay in [0, 1, 5, 100] {

@@ -169,21 +169,21 @@ struct FuzzyCopyProperty {
         return try (0..<UInt64(count)).map { first &+ $0 }.filter { try !check($0, root) }
     }
 
-    @Test("become exact, thousands of times", .timeLimit(.minutes(5)))
+    @Test("become exact, thousands of times", .timeLimit(.minutes(10)))
     func exact() throws {
         let first = UInt64.random(in: 0...UInt64.max / 2)
         let wrong = try failures(4000, from: first) { try holds(seed: $0, root: $1) }
         #expect(wrong.isEmpty, "seeds \(wrong.prefix(5)), the first of the run was \(first)")
     }
 
-    @Test("become exact when the window is replayed twice", .timeLimit(.minutes(5)))
+    @Test("become exact when the window is replayed twice", .timeLimit(.minutes(10)))
     func twice() throws {
         let first = UInt64.random(in: 0...UInt64.max / 2)
         let wrong = try failures(1000, from: first) { try holds(seed: $0, root: $1, twice: true) }
         #expect(wrong.isEmpty, "seeds \(wrong.prefix(5)), the first of the run was \(first)")
     }
 
-    @Test("go wrong when one rule is widened: replacing what is there, or a window that begins one operation late", .timeLimit(.minutes(5)))
+    @Test("go wrong when one rule is widened: replacing what is there, or a window that begins one operation late", .timeLimit(.minutes(10)))
     func canFail() throws {
         // A wrong rule shows as a wrong tree, or as an operation that cannot be done at all.
         func wrong(_ check: (UInt64, String) throws -> Bool) throws -> Int {

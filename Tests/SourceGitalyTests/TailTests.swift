@@ -88,7 +88,7 @@ struct TailTests {
         return directory
     }
 
-    @Test("live, with the log kept and pruned by us: every entry once, and the repositories exact", .timeLimit(.minutes(3)), arguments: ["tour", "load", "reftable"])
+    @Test("live, with the log kept and pruned by us: every entry once, and the repositories exact", .timeLimit(.minutes(10)), arguments: ["tour", "load", "reftable"])
     func live(_ life: String) async throws {
         let storage = try TemporaryDirectory()
         let player = Task { try await Recording.tool(["play", try Recording.archive(life), storage.path, "--keep"]) }
@@ -110,7 +110,7 @@ struct TailTests {
         #expect(try Files.names(in: storage.path + "/+gitaly/staging").isEmpty)
     }
 
-    @Test("a second run goes on where the archive ends, and changed content is another history", .timeLimit(.minutes(2)))
+    @Test("a second run goes on where the archive ends, and changed content is another history", .timeLimit(.minutes(10)))
     func resume() async throws {
         let storage = try TemporaryDirectory()
         #expect(try await Recording.tool(["play", try Recording.archive("tour"), storage.path, "--keep", "--to", "20"]).status == 0)
@@ -136,7 +136,7 @@ struct TailTests {
         #expect(shorter.historyChanged?.contains("highest") == true)
     }
 
-    @Test("a changed owner or mode is no other history; a log that begins anew is one, also while we look", .timeLimit(.minutes(2)))
+    @Test("a changed owner or mode is no other history; a log that begins anew is one, also while we look", .timeLimit(.minutes(10)))
     func histories() async throws {
         let storage = try TemporaryDirectory()
         #expect(try await Recording.tool(["play", try Recording.archive("tour"), storage.path, "--keep", "--to", "20"]).status == 0)
@@ -171,7 +171,7 @@ struct TailTests {
         #expect(second.historyChanged != nil)
     }
 
-    @Test("an entry that was removed before it was archived is a gap", .timeLimit(.minutes(2)))
+    @Test("an entry that was removed before it was archived is a gap", .timeLimit(.minutes(10)))
     func gap() async throws {
         let storage = try TemporaryDirectory()
         #expect(try await Recording.tool(["play", try Recording.archive("tour"), storage.path, "--keep", "--to", "40"]).status == 0)
@@ -196,7 +196,7 @@ struct TailTests {
         #expect(error?.code == .sourceUnsupported)
     }
 
-    @Test("the native archiver's tars, live", .timeLimit(.minutes(3)), arguments: ["tour", "load"])
+    @Test("the native archiver's tars, live", .timeLimit(.minutes(10)), arguments: ["tour", "load"])
     func spool(_ life: String) async throws {
         let storage = try TemporaryDirectory()
         let spool = try TemporaryDirectory()
@@ -218,7 +218,7 @@ struct TailTests {
         #expect(try Files.names(in: spool.path + "/default").allSatisfy { try Files.names(in: "\(spool.path)/default/\($0)").isEmpty })
     }
 
-    @Test("with a spool, entries that nobody uploaded are taken from the log, and late tars are removed", .timeLimit(.minutes(2)))
+    @Test("with a spool, entries that nobody uploaded are taken from the log, and late tars are removed", .timeLimit(.minutes(10)))
     func notUploaded() async throws {
         let storage = try TemporaryDirectory()
         let spool = try TemporaryDirectory()
@@ -276,7 +276,7 @@ struct TailTests {
         #expect(Array(one.links.keys) == [0])
     }
 
-    @Test("what Gitaly's own archiver wrote", .timeLimit(.minutes(1)))
+    @Test("what Gitaly's own archiver wrote", .timeLimit(.minutes(10)))
     func native() async throws {
         let unpacked = try TemporaryDirectory()
         #expect(try await Subprocess(["tar", "-xJf", try Recording.archive("native"), "-C", unpacked.path]).run().status == 0)
@@ -321,7 +321,7 @@ struct SnapshotTests {
         func progress(bytes: UInt64, of total: UInt64?) {}
     }
 
-    @Test("copies taken during the load become exact with the entries of their windows", .timeLimit(.minutes(5)), arguments: ["load", "reftable"])
+    @Test("copies taken during the load become exact with the entries of their windows", .timeLimit(.minutes(10)), arguments: ["load", "reftable"])
     func copies(_ life: String) async throws {
         let storage = try TemporaryDirectory()
         let player = Task { try await Recording.tool(["play", try Recording.archive(life), storage.path, "--keep", "--apply-delay", "0.003"]) }

@@ -16,7 +16,7 @@ struct FenceTests {
         return "host=\(server.directory.path) port=\(server.port) user=tidemark_fence"
     }
 
-    @Test("a role with LOGIN and CONNECT writes them, and the position is the end that our decoder sees", .timeLimit(.minutes(3)), arguments: Server.bindirs)
+    @Test("a role with LOGIN and CONNECT writes them, and the position is the end that our decoder sees", .timeLimit(.minutes(10)), arguments: Server.bindirs)
     func marks(_ bindir: String) async throws {
         let server = try await Server(bindir)
         let writer = PostgresFenceWriter(anchor: "main", conninfo: try await leastRole(server))
@@ -55,7 +55,7 @@ struct FenceTests {
         #expect(marks.allSatisfy { ends.contains($0.position) })
     }
 
-    @Test("a standby is refused, and the promoted one serves on its new timeline", .timeLimit(.minutes(3)))
+    @Test("a standby is refused, and the promoted one serves on its new timeline", .timeLimit(.minutes(10)))
     func standby() async throws {
         let bindir = try #require(Server.bindirs.first)
         let primary = try await Server(bindir)
@@ -69,7 +69,7 @@ struct FenceTests {
         await writer.close()
     }
 
-    @Test("a restarted server is met again at once; a stopped one is a quick failure without the password", .timeLimit(.minutes(3)))
+    @Test("a restarted server is met again at once; a stopped one is a quick failure without the password", .timeLimit(.minutes(10)))
     func restarts() async throws {
         let server = try await Server(try #require(Server.bindirs.first))
         let writer = PostgresFenceWriter(anchor: "main", conninfo: server.conninfo + " password=hunter2")
@@ -86,7 +86,7 @@ struct FenceTests {
         await writer.close()
     }
 
-    @Test("a server that accepts and never answers costs two seconds, and the next call says so at once or tries anew", .timeLimit(.minutes(1)))
+    @Test("a server that accepts and never answers costs two seconds, and the next call says so at once or tries anew", .timeLimit(.minutes(10)))
     func silent() async throws {
         let listener = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
         defer { close(listener) }
@@ -110,7 +110,7 @@ struct FenceTests {
         await writer.close()
     }
 
-    @Test("rights taken away from everybody are answered with the SQL that gives them", .timeLimit(.minutes(1)))
+    @Test("rights taken away from everybody are answered with the SQL that gives them", .timeLimit(.minutes(10)))
     func refused() async throws {
         let server = try await Server(try #require(Server.bindirs.first))
         let conninfo = try await leastRole(server)

@@ -29,7 +29,7 @@ private struct NamedLog: LogReader {
     }
 }
 
-@Suite("The feeder of a recovering server", .timeLimit(.minutes(2)))
+@Suite("The feeder of a recovering server", .timeLimit(.minutes(10)))
 struct SegmentFeederTests {
     private let directory: TemporaryDirectory
     private let feeder: SegmentFeeder

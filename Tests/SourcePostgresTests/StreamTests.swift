@@ -64,7 +64,7 @@ struct StreamTests {
         try #require(LSN(String(try await server.sql("SELECT pg_current_wal_flush_lsn()").prefix { $0 != "\n" }))).rawValue
     }
 
-    @Test("segments and tails are the server's own bytes, and a second run goes on without a gap", .timeLimit(.minutes(3)), arguments: Server.bindirs)
+    @Test("segments and tails are the server's own bytes, and a second run goes on without a gap", .timeLimit(.minutes(10)), arguments: Server.bindirs)
     func equal(_ bindir: String) async throws {
         let server = try await Server(bindir)
         let state = try TemporaryDirectory()
@@ -117,7 +117,7 @@ struct StreamTests {
         #expect(try Files.names(in: fresh.path + "/spool").filter { $0.hasSuffix(".partial") }.count <= 1)
     }
 
-    @Test("a lost slot is a gap, and streaming goes on behind it", .timeLimit(.minutes(3)))
+    @Test("a lost slot is a gap, and streaming goes on behind it", .timeLimit(.minutes(10)))
     func gap() async throws {
         let server = try await Server(try #require(Server.bindirs.first))
         let first = source(server, try TemporaryDirectory())
@@ -152,7 +152,7 @@ struct StreamTests {
         #expect(await two.closed.first?.spans[0].start == gaps.first?.end)
     }
 
-    @Test("another cluster, and a server that is behind the archive, are refused", .timeLimit(.minutes(2)))
+    @Test("another cluster, and a server that is behind the archive, are refused", .timeLimit(.minutes(10)))
     func refused() async throws {
         let server = try await Server(try #require(Server.bindirs.first))
         let first = source(server, try TemporaryDirectory())
@@ -191,7 +191,7 @@ struct StreamTests {
         #expect(try again.read(names[1]).count == Int(size))
     }
 
-    @Test("a promoted standby's timeline is followed where it left the old one", .timeLimit(.minutes(3)), arguments: Server.bindirs)
+    @Test("a promoted standby's timeline is followed where it left the old one", .timeLimit(.minutes(10)), arguments: Server.bindirs)
     func timelines(_ bindir: String) async throws {
         let primary = try await Server(bindir)
         let first = source(primary, try TemporaryDirectory())

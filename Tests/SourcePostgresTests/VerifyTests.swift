@@ -307,7 +307,7 @@ struct VerifyTests {
         #expect(try await archive.verify().codes == [.recordDamaged])
     }
 
-    @Test("an agent that closes a segment meanwhile is no problem", .timeLimit(.minutes(1)))
+    @Test("an agent that closes a segment meanwhile is no problem", .timeLimit(.minutes(10)))
     func overtaken() async throws {
         let log = SegmentsTests.short
         let segments = log.segments

@@ -13,10 +13,10 @@ struct WALTests {
         var kind: String
     }
 
-    @Test("every record is counted, every commit and abort found", .timeLimit(.minutes(3)), arguments: Server.bindirs, [1])
+    @Test("every record is counted, every commit and abort found", .timeLimit(.minutes(10)), arguments: Server.bindirs, [1])
     func agrees(_ bindir: String, _ megabytes: Int) async throws { try await compare(bindir, megabytes) }
 
-    @Test("segments of 64 MB too", .timeLimit(.minutes(3)))
+    @Test("segments of 64 MB too", .timeLimit(.minutes(10)))
     func large() async throws { try await compare(try #require(Server.bindirs.first), 64) }
 
     private func compare(_ bindir: String, _ megabytes: Int) async throws {
@@ -63,7 +63,7 @@ struct WALTests {
         #expect(times > 5)
     }
 
-    @Test("a flipped bit or a missing page is noticed wherever it is", .timeLimit(.minutes(2)))
+    @Test("a flipped bit or a missing page is noticed wherever it is", .timeLimit(.minutes(10)))
     func damage() async throws {
         let server = try await Server(try #require(Server.bindirs.first))
         try await server.sql("SELECT pg_create_physical_replication_slot('keep', true)")

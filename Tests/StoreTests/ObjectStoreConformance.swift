@@ -75,6 +75,17 @@ struct ObjectStoreConformance {
             paged += page.map(\.key)
         }
         #expect(paged == keys.sorted())
+        // Whatever the prefix and the place to go on from, names alone are the same ones.
+        for prefix in ["", "a", "a/", "a/b", "a-b/", "b/1", "b/2.", "b", "c", "d/", "a/b/c/"] {
+            for after in [nil, "", "a", "a/", "a/b", "a/b.c", "a.b", "a0", "b/", "b/1", "b/10", "b/19", "b/2/x", "c", "z"] as [String?] {
+                let expected = keys.sorted().filter { key in key.path.hasPrefix(prefix) && after.map { $0.utf8.lexicographicallyPrecedes(key.path.utf8) } ?? true }
+                for limit in [1, 3, 100] {
+                    #expect(try await store.keys(prefix: prefix, after: after, limit: limit) == Array(expected.prefix(limit)), "\(prefix) \(after ?? "-") \(limit)")
+                    #expect(try await store.list(prefix: prefix, after: after, limit: limit).map(\.key) == Array(expected.prefix(limit)))
+                }
+            }
+        }
+        #expect(try await store.keys(prefix: "", after: nil, limit: 0) == [])
         try await store.remove(ObjectKey(known: "b/10"))
         try await store.remove(ObjectKey(known: "b/10"))
         #expect(try await store.listAll(prefix: "b/1").map(\.key.path) == ["b/1"])
@@ -107,6 +118,23 @@ struct FileStoreTests {
         try await FileStore(path: root).put([2], at: ObjectKey(known: "y"))
         for folder in folders { #expect(Files.exists(root + "/.tmp/" + folder)) }
         try await living.put([3], at: ObjectKey(known: "z"))
+    }
+
+    @Test("what is neither an object nor a folder of objects is not listed")
+    func strangers() async throws {
+        let root = directory.path
+        let store = FileStore(path: root)
+        try await store.put([1], at: ObjectKey(known: "a/b"))
+        try Files.makeDirectory(root + "/empty")
+        #expect(symlink(root + "/a/b", root + "/a/link") == 0)
+        #expect(mkfifo(root + "/a/pipe", 0o600) == 0)
+        try Files.writeDurably([1], to: root + "/a/not a key")
+        #expect(try await store.listAll(prefix: "").map(\.key.path) == ["a/b"])
+        #expect(try await store.keys(prefix: "a/", after: nil, limit: 10).map(\.path) == ["a/b"])
+        #expect(try await store.keys(prefix: "a/b/", after: nil, limit: 10) == [])
+        try Files.makeDirectory(root + "/x/emptied")
+        try await store.put([1], at: ObjectKey(known: "x/full/b"))
+        #expect(try await store.folders(below: "x/") == ["full"])
     }
 
     @Test("many begin at the same moment, and none takes another's unfinished files for abandoned")
