@@ -10,6 +10,8 @@ struct FencePair {
     private(set) var after: Placed?
     /// Clock offsets that were measured from one to the other.
     private(set) var offset: ClosedRange<Int64>?
+    /// The lowest of them from the fence before the cut on, which says up to when the log is archived.
+    private(set) var lowest: Int64?
 
     /// Markers that are looked up at a time.
     private static let batch = 4
@@ -20,14 +22,16 @@ struct FencePair {
     }
 
     static func search(_ pieces: [PieceSummary], behind earlier: [FenceRecord], around cut: AnchorCut, confirmed: [String: Bool]) -> Search {
-        var known: [Placed] = earlier.filter(cut.knows).map { ($0, -1) }
+        func isOfAnchor(_ fence: FenceRecord) -> Bool { fence.anchor == cut.source && fence.anchorIdentity == cut.identity }
+        var known: [Placed] = earlier.filter(isOfAnchor).map { ($0, -1) }
         for (number, piece) in pieces.enumerated() {
-            for fence in piece.fences where cut.knows(fence) { known.append((fence, number)) }
+            for fence in piece.fences where isOfAnchor(fence) { known.append((fence, number)) }
         }
-        // Places in `known`. A marker that was lost says nothing about order: other records took its position.
+        // Places in `known`. A marker that was lost, or lies on a branch that was left, says nothing about order: other records took its
+        // position. What it says about the clocks stays true.
         var before: [Int] = []
         var after: [Int] = []
-        for (place, candidate) in known.enumerated() where confirmed[candidate.fence.id] != false {
+        for (place, candidate) in known.enumerated() where cut.knows(candidate.fence) && confirmed[candidate.fence.id] != false {
             // Positions only grow: what comes after a fence that lies behind the cut lies behind it too.
             if after.isEmpty, cut.isAfter(candidate.fence) { before.append(place) } else { after.append(place) }
         }
@@ -48,12 +52,17 @@ struct FencePair {
         var pair = FencePair()
         pair.before = from.map { known[$0] }
         pair.after = to.map { known[$0] }
-        // Every reading of the clocks between the two counts, also that of a fence whose marker was lost.
-        var readings = known[(from ?? 0)..<(to.map { $0 + 1 } ?? known.count)]
+        // Every reading of the clocks between the two counts, also that of a fence whose marker was lost; and the one before, for what came
+        // while the first marker was written and a clock was set.
+        var readings = known[max(0, (from ?? 0) - 1)..<(to.map { $0 + 1 } ?? known.count)]
         // Where all markers were lost the nearest readings have to do; the clocks of other days say nothing about the cut.
-        if from == nil, to == nil, let next = readings.firstIndex(where: { !cut.isAfter($0.fence) }) { readings = readings[max(0, next - 1)...next] }
-        for reading in readings {
-            let offset = reading.fence.offset
+        if from == nil, to == nil, !readings.isEmpty {
+            let next = readings.firstIndex { !cut.isAfter($0.fence) }
+            readings = readings[max(0, (next ?? readings.endIndex) - 1)..<min(readings.endIndex, (next ?? readings.endIndex) + 1)]
+        }
+        for place in readings.indices {
+            let offset = known[place].fence.offset
+            if place >= from ?? 0 { pair.lowest = min(pair.lowest ?? .max, offset.lowerBound) }
             pair.offset = pair.offset.map { min($0.lowerBound, offset.lowerBound)...max($0.upperBound, offset.upperBound) } ?? offset
         }
         return .found(pair)

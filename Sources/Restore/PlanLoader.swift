@@ -49,7 +49,9 @@ public struct PlanLoader: Sendable {
             let candidates = identifiers.filter { id in limit.flatMap { limit in begun(id).map { $0 <= limit } } ?? true }
             for id in identifiers.dropFirst(candidates.count) {
                 guard let later = try await catalog.base(id, of: incarnation) else { continue }
-                refusals.earliest = min(later.completed, refusals.earliest ?? later.completed)
+                // The clock may have been set back while it was taken.
+                let earliest = max(later.started, later.completed)
+                refusals.earliest = min(earliest, refusals.earliest ?? earliest)
                 break
             }
             bases: for id in candidates.reversed() {
