@@ -11,7 +11,7 @@ import Testing
 @Suite("Database and repositories", .serialized)
 struct ConsistencyTests {
     private static let targetsPerWorld = 80
-    private static let standardTargets = 1120
+    private static let standardTargets = 1200
 
     private static func number(_ name: String) -> Int? { getenv(name).flatMap { Int(String(cString: $0)) } }
 
@@ -168,7 +168,7 @@ struct ConsistencyTests {
 
     @Test("without fences rows name commits that are missing, by no more than the clocks differ", .timeLimit(.minutes(10)))
     func weaker() async throws {
-        let seeds = Self.seeds(80, from: 3000)
+        let seeds = Self.seeds(240, from: 3000)
         let tally = try await Self.run(seeds, Self.unfenced, slack: { _ in [0] })
         Self.report("unfenced", tally)
         #expect(tally.violations + tally.unmeasured > 0, "clocks alone would do, and the test proves nothing")
