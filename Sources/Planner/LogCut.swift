@@ -74,7 +74,7 @@ struct LogCut {
             state.through = last
             state.end = max(state.end, state.reached)
         }
-        guard state.reached >= state.end else { throw Planner.hole(window.stream, at: state.reached, before: lastBefore(state), in: view) }
+        guard state.reached >= state.end else { throw Planner.unfinished(base, at: view.describe(state.reached)) }
         // Fences of the idle time behind the last commit are ordered by their times, so its place has to be known.
         if case .time = rule, let piece = state.lastCommitPiece { return .needsEvents([piece]) }
         // Behind the last event that is in nothing needs to be read.
@@ -188,6 +188,6 @@ struct LogCut {
         case .latest, .anchored: order = .position(.max)
         }
         return AnchorCut(
-            source: view.source, identity: view.incarnation.identity, path: view.path, lower: state.lower, upper: state.upper, order: order, time: time)
+            source: view.source, identity: view.incarnation.identity, path: BranchPath(to: view.path.last, by: view.branches), lower: state.lower, upper: state.upper, order: order, time: time)
     }
 }

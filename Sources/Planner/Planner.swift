@@ -27,6 +27,12 @@ public enum Planner {
             earliest: nil, latest: before)
     }
 
+    /// The log of the base's window is not archived yet; an older base may serve.
+    static func unfinished(_ base: BaseRecord, at place: String) -> PlanRefusal {
+        PlanRefusal(
+            kind: .baseUnusable, reason: "the archive ends at \(place), before the log that the base \(base.id) needs does", earliest: nil, latest: nil)
+    }
+
     static func beforeBase(_ base: BaseRecord, _ reason: String? = nil) -> PlanRefusal {
         PlanRefusal(
             kind: .beforeBase, reason: reason ?? "it lies before the end of the base \(base.id) at \(base.completed)", earliest: base.completed,

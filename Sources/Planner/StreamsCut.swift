@@ -52,7 +52,15 @@ struct StreamsCut {
         /// Without fences on both sides an entry that is later than the target ends its stream, whatever follows.
         var ends: Bool
         var isExclusive: Bool
+        /// From these offsets on entries came while the marker behind the cut was written, or after it: no time proves the opposite, since a
+        /// clock that was set meanwhile was not measured.
+        var late: [String: UInt64] = [:]
 
+        func isLate(_ piece: PieceSummary) -> Bool {
+            var result = false
+            if !late.isEmpty { piece.forEachSpan { if $0.end > late[$0.stream] ?? .max { result = true } } }
+            return result
+        }
         func early(_ t: Moment) -> Bool {
             let corrected = t.adding(nanoseconds: offset.lowerBound)
             let limit = time.adding(nanoseconds: slack)
@@ -95,8 +103,10 @@ struct StreamsCut {
             // Without a fence between the base and the cut the clocks have to say which was first.
             if pair.before?.piece ?? -1 < 0, base.completed.adding(nanoseconds: offset.upperBound) > cut.time { throw Planner.beforeBase(base) }
             // A fence behind the cut proves that all before it is archived; else the watermark has to.
-            if pair.after == nil { try checkReach(cut.time, offset: offset.lowerBound) }
-            let clock = Clock(time: cut.time, slack: slack, offset: offset, ends: pair.before == nil && pair.after == nil, isExclusive: false)
+            if pair.after == nil { try checkReach(cut.time, offset: pair.lowest ?? 0) }
+            let clock = Clock(
+                time: cut.time, slack: slack, offset: offset, ends: pair.before == nil && pair.after == nil, isExclusive: false,
+                late: Dictionary(pair.after?.fence.late.map { ($0.stream, $0.start) } ?? [], uniquingKeysWith: min))
             let first = pair.before.map { $0.piece + 1 } ?? 0
             let last = pair.after.map { $0.piece + 1 } ?? view.pieces.count
             return try plan(
@@ -188,7 +198,7 @@ struct StreamsCut {
         for number in undecided {
             let piece = view.pieces[number]
             guard let times = piece.times, clock.early(times.lowerBound) else { continue }
-            let isSure = clock.surely(times.upperBound)
+            let isSure = clock.surely(times.upperBound) && !clock.isLate(piece)
             if piece.totals.deleted > 0, !isSure { mayHold = true }
             // Behind a deletion that was held only those go in that are surely not later.
             if !clock.early(times.upperBound) || mayHold && !isSure { single.insert(number) }
@@ -291,7 +301,7 @@ struct StreamsCut {
             }
             guard let clock else { continue }
             state.precision.undecided += 1
-            let isSure = clock.surely(event.time)
+            let isSure = clock.surely(event.time) && event.start < clock.late[streams[event.span]] ?? .max
             func leave() {
                 state.precision.left += 1
                 state.streams[n].firstOut = min(state.streams[n].firstOut, event.start)
@@ -315,6 +325,7 @@ struct StreamsCut {
 
     private func finish(_ state: State, hasClock: Bool, limit: Moment?, through last: Int) throws(PlanRefusal) -> SourcePlan {
         try checkLinks(state)
+        let gaps = Dictionary(grouping: view.gaps, by: \.stream)
         var cuts: [StreamCut] = []
         var spans: [LogSpan] = []
         cuts.reserveCapacity(state.streams.count)
@@ -330,13 +341,18 @@ struct StreamsCut {
             guard stream.end >= window.end || window.start == window.end else {
                 // The cut lies inside the base's window, and what the window holds behind it was not read.
                 if let limit, limit < base.completed, !view.isComplete, stream.hole == nil { throw Planner.beforeBase(base) }
-                throw Planner.hole(stream.name, at: stream.reached, before: stream.hole, in: view)
+                throw stream.hole == nil
+                    ? Planner.unfinished(base, at: "\(stream.name)/\(view.describe(stream.reached))") : Planner.hole(stream.name, at: stream.reached, before: stream.hole, in: view)
             }
             if stream.isInBase, window.end == 0, stream.end == 0 { continue }
             let end = max(stream.end, window.end)
             // Of what is missing in a hole nobody knows whether it was in.
             guard stream.reached >= end, stream.reached > end || stream.hole.map({ hole in limit.map { $0 <= hole } ?? false }) ?? true else {
                 throw Planner.hole(stream.name, at: stream.reached, before: stream.hole, in: view)
+            }
+            // Nor whether it was, where what follows the hole lies behind the cut; up to a time nothing of it was there.
+            if let limit, let gap = gaps[stream.name]?.first(where: { $0.explains(stream.name, end) }), let proven = gap.provenUpTo, limit > proven {
+                throw Planner.hole(stream.name, at: end, before: proven, in: view)
             }
             // A stream whose records all lie beyond the cut, and which no base knows, does not exist yet.
             if !stream.isInBase, stream.end <= view.firstOffset { continue }

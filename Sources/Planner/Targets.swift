@@ -40,7 +40,7 @@ public struct AnchorCut: Sendable, Hashable {
     public var source: String
     /// The anchor's own identity; fences against another one are of no use.
     public var identity: String
-    /// The branches from the base's to the one that is restored, each with the first offset that no longer belongs to it.
+    /// All branches that lead to the one that is restored, also those before the base's, each with the first offset that no longer belongs to it.
     public var path: BranchPath
     /// The first offset after the last commit that is in.
     public var lower: UInt64
@@ -80,12 +80,19 @@ public struct AnchorCut: Sendable, Hashable {
     }
 }
 
-/// The branches from a base's to the one that is restored, each with the first offset that no longer belongs to it.
+/// The branches that lead to the one that is restored, each with the first offset that no longer belongs to it.
 public struct BranchPath: Sendable, Hashable {
     public private(set) var ends: [UInt32: UInt64] = [:]
     public let last: UInt32
 
-    /// - Returns: `nil` when `first` is not on the way to `last`.
+    /// From the oldest branch that is known.
+    public init(to last: UInt32, by branches: [BranchRecord]) {
+        self.last = last
+        ends[last] = .max
+        for ancestor in branches.first(where: { $0.branch == last })?.ancestors ?? [] { ends[ancestor.branch] = ancestor.end }
+    }
+
+    /// From a base's branch. - Returns: `nil` when `first` is not on the way to `last`.
     public init?(from first: UInt32, to last: UInt32, by branches: [BranchRecord]) {
         self.last = last
         ends[last] = .max

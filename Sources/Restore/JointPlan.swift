@@ -162,6 +162,10 @@ extension PlanLoader {
         func look(_ pieces: [PieceSummary]) async throws -> Bool {
             for fence in pieces.reversed().flatMap({ $0.fences.reversed() }) {
                 lowest = min(lowest ?? .max, fence.offset.lowerBound)
+                guard let anchor = try await catalog.incarnations(of: fence.anchor).last else { continue }
+                let branches = try await catalog.branches(of: anchor)
+                let path = BranchPath(to: max(fence.branch, branches.map(\.branch).max() ?? 0), by: branches)
+                guard let end = path.end(of: fence.branch), fence.position <= end else { continue }
                 if try await isConfirmed(fence) { return true }
             }
             return false

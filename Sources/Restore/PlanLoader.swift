@@ -49,9 +49,11 @@ public struct PlanLoader: Sendable {
             let candidates = identifiers.filter { id in limit.flatMap { limit in begun(id).map { $0 <= limit } } ?? true }
             for id in identifiers.dropFirst(candidates.count) {
                 guard let later = try await catalog.base(id, of: incarnation) else { continue }
+                // The clock may have been set back while it was taken.
+                let earliest = max(later.started, later.completed)
                 refusals.add(
                     PlanRefusal(
-                        kind: .beforeBase, reason: "it lies before the end of the base \(later.id) at \(later.completed)", earliest: later.completed, latest: nil))
+                        kind: .beforeBase, reason: "it lies before the end of the base \(later.id) at \(later.completed)", earliest: earliest, latest: nil))
                 break
             }
             bases: for id in candidates.reversed() {

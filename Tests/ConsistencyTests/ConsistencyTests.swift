@@ -11,13 +11,16 @@ import Testing
 @Suite("Database and repositories", .serialized)
 struct ConsistencyTests {
     private static let targetsPerWorld = 80
+    private static let standardTargets = 1200
 
     private static func number(_ name: String) -> Int? { getenv(name).flatMap { Int(String(cString: $0)) } }
 
     /// Seeds of the worlds that hold so many targets.
     private static func seeds(_ targets: Int, from first: UInt64) -> [UInt64] {
         if let seed = number("TIDEMARK_TEST_SEED") { return [UInt64(seed)] }
-        let count = (max(targets, number("TIDEMARK_TEST_TARGETS") ?? 0) + targetsPerWorld - 1) / targetsPerWorld
+        // The other tests grow with the main one.
+        let wanted = targets * max(number("TIDEMARK_TEST_TARGETS") ?? 0, standardTargets) / standardTargets
+        let count = (wanted + targetsPerWorld - 1) / targetsPerWorld
         return (0..<UInt64(count)).map { first + $0 }
     }
 
@@ -97,7 +100,7 @@ struct ConsistencyTests {
 
     @Test("with fences no row names a commit that is missing, whatever the clocks did, and nothing goes beyond its fence", .timeLimit(.minutes(10)))
     func fenced() async throws {
-        let tally = try await Self.run(Self.seeds(1120, from: 1000), WorldOptions())
+        let tally = try await Self.run(Self.seeds(Self.standardTargets, from: 1000), WorldOptions())
         Self.report("fenced", tally)
         #expect(tally.violations == 0 && tally.deletions == 0 && tally.broken == 0)
         if Self.number("TIDEMARK_TEST_SEED") == nil { #expect(tally.planned >= 1000) }
@@ -165,7 +168,7 @@ struct ConsistencyTests {
 
     @Test("without fences rows name commits that are missing, by no more than the clocks differ", .timeLimit(.minutes(10)))
     func weaker() async throws {
-        let seeds = Self.seeds(80, from: 3000)
+        let seeds = Self.seeds(240, from: 3000)
         let tally = try await Self.run(seeds, Self.unfenced, slack: { _ in [0] })
         Self.report("unfenced", tally)
         #expect(tally.violations + tally.unmeasured > 0, "clocks alone would do, and the test proves nothing")

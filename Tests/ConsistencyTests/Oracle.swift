@@ -186,7 +186,7 @@ struct Oracle {
         }
         if precision.before?.id != before?.record.id || precision.after?.id != after?.record.id {
             tally.problems.append(
-                "\(plan.source) is between \(precision.before?.id ?? "-") and \(precision.after?.id ?? "-") instead of \(before?.record.id ?? "-") and \(after?.record.id ?? "-")")
+                "\(plan.source) from pack \(firstPack) is between \(precision.before?.id ?? "-") and \(precision.after?.id ?? "-") instead of \(before?.record.id ?? "-") and \(after?.record.id ?? "-") of \(storage.fences.map { "\($0.record.id)@\($0.record.branch)/\($0.record.position) in \(packs[$0.record.id]!)" }), cut \(cut.lower) to \(cut.firstOut?.start ?? 0), forks \(world.branches.map(\.ancestors))")
             return
         }
         let isBetween = before != nil && after != nil
@@ -251,7 +251,7 @@ struct Oracle {
             if entry.time + hull.lowerBound <= cut.time + slack { limits[p] = entry.place.offset + 1 }
             if isIn, entry.place.offset >= windows[p] ?? 0 { tally.ahead = max(tally.ahead, entry.anchorTime - cut.time) }
             guard entry.flags.contains(.deleted) else { continue }
-            if entry.time + hull.upperBound > cut.time { unsure.insert(p) }
+            if entry.time + hull.upperBound > cut.time || after.map({ entry.place.offset > $0.v[p] ?? 0 }) ?? false { unsure.insert(p) }
             // 5: no deletion that came later, unless what followed it did not.
             if isIn, entry.place.offset >= windows[p] ?? 0 {
                 let following = undecided.lazy.map { storage.entries[$0] }.filter {
@@ -285,7 +285,7 @@ struct Oracle {
         guard time.rawValue <= world.anchorWatermark else { return true }
         let usable = world.anchorBases.filter { base in
             let fork = world.branches.last?.ancestors.first { $0.branch == base.branch }?.end ?? .max
-            return path.contains(base.branch) && base.completed <= time && base.windows[0].end <= fork
+            return path.contains(base.branch) && base.begun <= time && base.completed <= time && base.windows[0].end <= fork
         }
         let cuts = usable.map { cut(.time(time), exclusive: exclusive, moment: time, branch: branch, window: $0.windows[0], completed: $0.completed) }
         guard let n = cuts.indices.last(where: { n in cuts[n].firstOut.map { $0.start >= usable[n].windows[0].end } ?? true }) else { return true }

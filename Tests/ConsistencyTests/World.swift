@@ -82,6 +82,8 @@ struct World {
     var rowsDue: [(time: Int64, place: Place)] = []
     var storages: [Storage] = []
     var outage: ClosedRange<Int64>
+    /// No marker that is written then is found in the anchor's log.
+    let losses: ClosedRange<Int64>?
     var lastStep = beginning
     var stepBack: (time: Int64, host: Int, value: Int64)?
     private var number: UInt64 = 700
@@ -97,6 +99,8 @@ struct World {
         for _ in 0..<Int.random(in: options.storages, using: &chance) { storages.append(Storage(clock: HostClock(&chance, most: options.deviation))) }
         let from = beginning + chance.pick(0...options.length) * second
         outage = options.hasFences ? from...(from + chance.pick(0...12) * second) : beginning...end
+        // Longer than what is read behind a cut at first.
+        losses = chance.happens(0.2) ? (end - 16 * second)...(end - 4 * second) : nil
         self.chance = chance
     }
 
@@ -347,7 +351,7 @@ struct World {
             guard now >= asking.due else { return }
             storages[s].asking = nil
             guard !outage.contains(now) else { return }
-            let record = append(.fence, time: anchorClock(now), subject: asking.id)
+            let record = append(.fence, time: anchorClock(now), subject: losses?.contains(now) ?? false ? "lost-\(asking.id)" : asking.id)
             let wait = chance.happens(0.9) ? chance.pick(0...5) : chance.pick(5...900)
             storages[s].marked = (asking.id, asking.v, asking.asked, record, now + wait * millisecond, asking.v)
         } else if now >= storages[s].nextFence {

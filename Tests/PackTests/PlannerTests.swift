@@ -361,6 +361,57 @@ struct FencedPlanTests {
         #expect(sure.precision?.heldDeletions == [])
     }
 
+    @Test("a deletion that came while the marker behind the cut was written is held, whatever its time")
+    func lateDeletion() throws {
+        let log = storage([
+            ([Entry(stream: "1", offset: 1, time: 10)], [toyFence("f1", 100, 50)]),
+            (
+                [Entry(stream: "1", offset: 2, time: 60, flags: .deleted), Entry(stream: "2", offset: 1, time: 61, flags: .deleted)],
+                [toyFence("f2", 300, 90, late: [("2", 1)])]
+            ),
+        ])
+        let plan = try log.plan(cut(70, lower: 150, upper: 200), base: base, windows: [])
+        #expect(ends(plan) == ["1": 3])
+        #expect(plan.precision?.heldDeletions == ["2/1 repository"])
+    }
+
+    @Test("what a marker of another branch says about the clocks counts, its place does not")
+    func leftBranch() throws {
+        var left = toyFence("left", 180, 60, offset: -30)
+        left.branch = 7
+        let log = storage([
+            ([Entry(stream: "1", offset: 1, time: 10)], [toyFence("f1", 100, 50)]),
+            ([Entry(stream: "1", offset: 2, time: 99)], [left]),
+            ([Entry(stream: "1", offset: 3, time: 101)], [toyFence("f2", 300, 90)]),
+        ])
+        let plan = try log.plan(cut(70, lower: 150, upper: 200), base: base, windows: [])
+        #expect(plan.precision?.before?.id == "f1")
+        #expect(plan.precision?.offset == -30...0)
+        #expect(ends(plan) == ["1": 3])
+    }
+
+    @Test("fences before the base measure the clocks, and one behind the cut there refuses the base")
+    func earlier() throws {
+        var log = storage([
+            ([Entry(stream: "1", offset: 5, time: 96)], []),
+            ([Entry(stream: "1", offset: 6, time: 60)], [toyFence("f3", 300, 90)]),
+        ], markers: ["f1", "f2", "f3"])
+        let window = [LogSpan(stream: "1", branch: 0, start: 5, end: 5)]
+        log.view.earlierFences = [toyFence("f1", 100, 50, offset: -40)]
+        let plan = try log.plan(cut(70, lower: 150, upper: 200), base: toyBase(completed: 65, branch: 0), windows: window)
+        #expect(plan.precision?.before?.id == "f1")
+        #expect(ends(plan) == ["1": 7])
+        log.view.earlierFences.append(toyFence("f2", 250, 80))
+        #expect(try log.refusal(cut(70, lower: 150, upper: 200), base: toyBase(completed: 65, branch: 0), windows: window)?.kind == .beforeBase)
+    }
+
+    @Test("a base whose log is not archived yet leaves the way to an older one")
+    func unfinished() throws {
+        let log = storage([([Entry(stream: "1", offset: 1, time: 10)], [toyFence("f1", 100, 50)])])
+        let refusal = try log.refusal(cut(70, lower: 150, upper: 200), base: base, windows: [LogSpan(stream: "1", branch: 0, start: 1, end: 4)])
+        #expect(refusal?.kind == .baseUnusable)
+    }
+
     @Test("a base that holds what came after the cut is not used, also when nothing was written to its partitions meanwhile")
     func laterBase() throws {
         let log = storage([
