@@ -55,7 +55,7 @@ let package = Package(
 
         // Test support and tests.
         .executableTarget(
-            name: "archive-generator", dependencies: ["ArchiveCore", "Source", "Pack", "Store", "Catalog"], path: "Sources/ArchiveGenerator",
+            name: "archive-generator", dependencies: ["ArchiveCore", "ArchiveTesting", "Source", "Pack", "Store", "Catalog"], path: "Sources/ArchiveGenerator",
             swiftSettings: settings),
         module("ArchiveTesting", ["ArchiveCore", "Source", "Store", "DurableIO", "Runtime"]),
         tests("ArchiveCoreTests", ["ArchiveCore"]),

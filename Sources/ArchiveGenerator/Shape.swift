@@ -1,4 +1,5 @@
 import ArchiveCore
+import ArchiveTesting
 
 /// How large an archive is to be, and how its log is spread over its time. Everything in it follows from this and nothing else.
 struct Shape: Sendable {
@@ -29,7 +30,7 @@ struct Shape: Sendable {
 
     /// A number that depends on the seed, on what it is for and on `n`.
     func random(_ purpose: UInt64, _ n: Int) -> UInt64 {
-        var mixer = SplitMix(state: seed &* 0x9E37_79B9_7F4A_7C15 ^ purpose << 56 ^ UInt64(n))
+        var mixer = SeededRandom(seed: seed &* 0x9E37_79B9_7F4A_7C15 ^ purpose << 56 ^ UInt64(n))
         return mixer.next()
     }
 
@@ -83,20 +84,4 @@ struct RealRegions: Sendable {
         }
         return isReal
     }
-}
-
-/// The generator that is known as SplitMix64.
-struct SplitMix: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ z >> 30) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ z >> 27) &* 0x94D0_49BB_1331_11EB
-        return z ^ z >> 31
-    }
-
-    /// From 0 to less than 1.
-    mutating func unit() -> Double { Double(next() >> 11) / Double(1 << 53) }
 }

@@ -1,4 +1,5 @@
 import ArchiveCore
+import ArchiveTesting
 import Catalog
 
 /// The log and the bases of a Gitaly storage.
@@ -64,7 +65,7 @@ struct StorageLog {
         // As many as are due by now, give or take half of a pack.
         func due(_ n: Int) -> Int { n >= shape.packs ? shape.entries : Int(Double(shape.entries) * (Double(n) + Double(shape.random(4, n) % 1000) / 1000) / Double(shape.packs)) }
         let count = max(1, due(n + 1) - (n == 0 ? 0 : due(n)))
-        var random = SplitMix(state: shape.random(5, n))
+        var random = SeededRandom(seed: shape.random(5, n))
         var drawn = Drawn()
         drawn.partitions.reserveCapacity(count)
         drawn.positions.reserveCapacity(count)

@@ -104,12 +104,12 @@ extension PlanLoader {
         case .transaction(let number):
             let source = try single("a transaction id")
             let found = try await find(transaction: number, in: source, branch: request.branch)
-            request.branch = request.branch ?? found.branch
+            try await chooseBranch(of: &request, for: found.event.start, on: found.branch, in: source)
             return (.position(found.event.start, exclusive: request.exclusive), source, nil)
         case .name(let name):
             let source = try single("a restore point")
             let found = try await find(restorePoint: name, in: source, branch: request.branch)
-            request.branch = request.branch ?? found.branch
+            try await chooseBranch(of: &request, for: found.event.start, on: found.branch, in: source)
             return (.position(found.event.start, exclusive: request.exclusive), source, nil)
         case .fence(let id):
             let fence = try await find(fence: id)
@@ -122,8 +122,19 @@ extension PlanLoader {
                 throw ArchiveError(
                     .usage, "The fence \(id) lies in the log of '\(fence.anchor)', which is not to be restored.", remedy: "Add --into \(fence.anchor)=DIR, or use --to-time.")
             }
-            request.branch = request.branch ?? fence.branch
+            try await chooseBranch(of: &request, for: fence.position, on: fence.branch, in: fence.anchor)
             return (.position(fence.position, exclusive: true), fence.anchor, nil)
+        }
+    }
+
+    /// A place on a branch that was left before it is only on that one; any other is on the newest one's way, which then is restored.
+    private func chooseBranch(of request: inout PlanRequest, for offset: UInt64, on branch: UInt32, in source: String) async throws {
+        guard request.branch == nil, let incarnation = try await incarnations(of: source).last else { return }
+        let branches = try await catalog.branches(of: incarnation)
+        let newest = max(branches.map(\.branch).max() ?? branch, branch)
+        guard BranchPath(to: newest, by: branches).end(of: branch).map({ offset < $0 }) ?? false else {
+            request.branch = branch
+            return
         }
     }
 

@@ -1,4 +1,5 @@
 import ArchiveCore
+import ArchiveTesting
 import Catalog
 import Pack
 import Store
@@ -9,19 +10,7 @@ struct ChapterTests {
     private let incarnation = IncarnationRecord(
         source: "main", id: "77-0001", kind: "toy", identity: "77", number: 1, created: Moment(rawValue: 0), facts: [:], reason: nil)
 
-    /// SplitMix64.
-    private struct Chance: RandomNumberGenerator {
-        var state: UInt64
-        mutating func next() -> UInt64 {
-            state &+= 0x9E37_79B9_7F4A_7C15
-            var z = state
-            z = (z ^ z >> 30) &* 0xBF58_476D_1CE4_E5B9
-            z = (z ^ z >> 27) &* 0x94D0_49BB_1331_11EB
-            return z ^ z >> 31
-        }
-    }
-
-    private func piece(_ number: UInt64, branch: UInt32 = 1, part: Range<UInt64>? = nil, _ chance: inout Chance) -> LogPiece {
+    private func piece(_ number: UInt64, branch: UInt32 = 1, part: Range<UInt64>? = nil, _ chance: inout SeededRandom) -> LogPiece {
         var spans: [LogSpan] = []
         var events: [LogEvent] = []
         for stream in 0..<Int.random(in: 0...4, using: &chance) {
@@ -55,7 +44,7 @@ struct ChapterTests {
 
     @Test("say the same as the indexes that they stand for", arguments: 0..<20 as Range<UInt64>)
     func roundTrip(_ seed: UInt64) throws {
-        var chance = Chance(state: seed)
+        var chance = SeededRandom(seed: seed)
         let pieces = try (1...UInt64.random(in: 1...9, using: &chance)).map { n in
             let packed = try PiecePacker.pack(piece(n, &chance))
             return PieceSummary(packed.name, packed.index)
@@ -75,7 +64,7 @@ struct ChapterTests {
 
     @Test("bytes of anybody's are refused or read, and never end the program", arguments: 0..<40 as Range<UInt64>)
     func hostile(_ seed: UInt64) throws {
-        var chance = Chance(state: seed)
+        var chance = SeededRandom(seed: seed)
         let pieces = try (1...4 as ClosedRange<UInt64>).map { n in
             let packed = try PiecePacker.pack(piece(n, &chance))
             return PieceSummary(packed.name, packed.index)
@@ -129,7 +118,7 @@ struct ChapterTests {
 
     /// Pieces of two branches with a tail here and there.
     private func pieces(_ seed: UInt64) throws -> [PackedPiece] {
-        var chance = Chance(state: seed)
+        var chance = SeededRandom(seed: seed)
         var result: [PackedPiece] = []
         for branch in 1...2 as ClosedRange<UInt32> {
             for n in 1...11 as ClosedRange<UInt64> {

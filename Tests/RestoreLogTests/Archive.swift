@@ -1,4 +1,5 @@
 import ArchiveCore
+import ArchiveTesting
 import Catalog
 import Pack
 import Planner
@@ -11,18 +12,8 @@ import Store
 /// Seconds after an arbitrary moment, as a time.
 func at(_ seconds: Double) -> Moment { Moment(rawValue: 1_700_000_000_000_000_000).adding(nanoseconds: Int64(seconds * 1e9)) }
 
-/// Numbers that follow from a seed.
-struct Dice: RandomNumberGenerator {
-    private var state: UInt64
-    init(_ seed: UInt64) { state = seed &* 0x9E37_79B9_7F4A_7C15 &+ 1 }
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
-    }
-}
+/// Numbers that follow from a seed; neighbouring seeds give others.
+func dice(_ seed: UInt64) -> SeededRandom { SeededRandom(seed: seed &* 0x9E37_79B9_7F4A_7C15 &+ 1) }
 
 /// Counts what is read.
 actor CountingStore: ObjectStore {

@@ -1,4 +1,5 @@
 import ArchiveCore
+import ArchiveTesting
 import Catalog
 import Planner
 import Restore
@@ -90,11 +91,11 @@ struct TimelineTests {
     }
 
     /// 560 segments and packs, a chapter and some of each, written while clocks go wrong now and then.
-    private func world(_ dice: inout Dice, damaged: Bool) async throws -> (archive: Archive, written: [Written]) {
+    private func world(_ dice: inout SeededRandom, damaged: Bool) async throws -> (archive: Archive, written: [Written]) {
         let archive = try await Archive()
         var written: [Written] = []
         var time = 0.0
-        func tick(_ dice: inout Dice) -> Moment {
+        func tick(_ dice: inout SeededRandom) -> Moment {
             time += Double.random(in: 0.001...2, using: &dice)
             return at(damaged && Int.random(in: 0..<40, using: &dice) == 0 ? time + Double.random(in: -3000...3000, using: &dice) : time)
         }
@@ -131,7 +132,7 @@ struct TimelineTests {
 
     @Test("nothing of a period is missed and nothing else is shown, across chapters, whatever the clocks did", arguments: [1, 2] as [UInt64], [false, true])
     func complete(_ seed: UInt64, _ damaged: Bool) async throws {
-        var dice = Dice(seed)
+        var dice = RestoreLogTests.dice(seed)
         let (archive, written) = try await world(&dice, damaged: damaged)
         let chapters = try await archive.catalog.chapters(of: archive.main, branch: 1)
         #expect(chapters.count == 1)
@@ -284,13 +285,13 @@ struct TimelineTests {
 
     @Test("every target is just before its event: the event is out, what came before it in its log is in", arguments: 1...6 as ClosedRange<UInt64>)
     func targets(_ seed: UInt64) async throws {
-        var dice = Dice(seed)
+        var dice = RestoreLogTests.dice(seed)
         let archive = try await Archive()
         let skew = Double.random(in: -50...50, using: &dice)
         try await archive.base(1, segment: 1)
         try await archive.base(-100, of: archive.storage, [], first: nil, timeline: 0)
         var time = 200.0
-        func tick(_ dice: inout Dice) -> Double {
+        func tick(_ dice: inout SeededRandom) -> Double {
             time += Double.random(in: 0.01...0.5, using: &dice)
             return time
         }

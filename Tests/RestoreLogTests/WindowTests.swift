@@ -118,7 +118,7 @@ struct WindowTests {
 
     @Test("whatever the window holds the planner plans", arguments: 1...12 as ClosedRange<UInt64>)
     func planned(_ seed: UInt64) async throws {
-        var dice = Dice(seed)
+        var dice = RestoreLogTests.dice(seed)
         let archive = try await Archive()
         var time = 0.0
         func tick() -> Double {

@@ -1,4 +1,5 @@
 import ArchiveCore
+import ArchiveTesting
 import Source
 import Testing
 
@@ -144,7 +145,7 @@ struct RecordTests {
 
     @Test("random bytes never trap", arguments: 1...20)
     func random(_ seed: Int) {
-        var random = Seeded(UInt64(seed))
+        var random = SeededRandom(seed: UInt64(seed))
         let seeds = [ending(full, operation: 0x30), ending(full), WALBuilder.record(manager: 21, info: 0, xid: 0, previous: 0, body(logicalMessage(prefix, Array("fence a 00".utf8))))]
         for round in 0..<2000 {
             var bytes: [UInt8]
@@ -225,7 +226,7 @@ struct SegmentsTests {
     @Test("records of megabytes are read over pages and segments in parts of any size", arguments: 13...18)
     func large(_ major: Int) throws {
         let log = Self.log(major: major)
-        var random = Seeded(UInt64(major))
+        var random = SeededRandom(seed: UInt64(major))
         var decoder = WALDecoder(start: log.start, timeline: 1, segmentSize: size.bytes, systemID: 77)
         try log.bytes.withUnsafeBytes { raw in
             var at = 0

@@ -1,4 +1,5 @@
 import ArchiveCore
+import ArchiveTesting
 import Pack
 import Source
 import SourcePostgres
@@ -336,7 +337,7 @@ struct VerifyTests {
         let archive = try await Archive()
         let key = archive.index(archive.names[0])
         let good = try await archive.store.get(key)
-        var random = Seeded(UInt64(seed))
+        var random = SeededRandom(seed: UInt64(seed))
         for _ in 0..<8 {
             let at = Int.random(in: 0..<good.count, using: &random)
             try await archive.change(key) { $0[at] ^= 1 << UInt8.random(in: 0..<8, using: &random) }

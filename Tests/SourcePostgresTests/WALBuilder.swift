@@ -120,16 +120,3 @@ func logicalMessage(_ prefix: [UInt8], _ message: [UInt8], transactional: Bool =
     little(UInt32(5)) + [transactional ? 1 : 0, 0, 0, 0] + little(prefixSize ?? UInt64(prefix.count)) + little(messageSize ?? UInt64(message.count)) + prefix
         + message
 }
-
-/// Repeats itself for a seed (SplitMix64).
-struct Seeded: RandomNumberGenerator {
-    var state: UInt64
-    init(_ seed: UInt64) { state = seed }
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ z >> 30) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ z >> 27) &* 0x94D0_49BB_1331_11EB
-        return z ^ z >> 31
-    }
-}

@@ -126,6 +126,14 @@ for moment in "${moments[@]}"; do
         tidemark_or_die restore --config "$CONFIG" --to-time "$moment" --repository "$repository" --into "default=$TM_WORK/out/one"
         diff -r "$TM_WORK/out/default/$repository" "$TM_WORK/out/one/$repository" >"$TM_WORK/differences" || { head -20 "$TM_WORK/differences" >&2; die "$repository alone differs"; }
     fi
+    # A stored plan, of which each node carries out its own part, gives the same repositories.
+    if [ "$n" = 1 ]; then
+        id="$("$TIDEMARK" plan --config "$CONFIG" --to-time "$moment" --save --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["plan"])')"
+        tidemark_or_die restore --archive "file://$ARCHIVE" --plan "$id" --into "default=$TM_WORK/out/stored"
+        python3 "$RECORDED" compare "$LIFE" "$TM_WORK/out/stored" --at "$at" >"$TM_WORK/compared" 2>&1 || { tail -20 "$TM_WORK/compared" >&2; die "the stored plan differs from the recording"; }
+        fence="$(python3 -c 'import json, sys; s = [s for s in json.load(open(sys.argv[1]))["sources"] if s["source"] == "default"][0]; print((s["precision"] or {}).get("fenceBefore", {}).get("id", ""))' "$TM_WORK/plan.json")"
+        [ -z "$fence" ] || "$TIDEMARK" plan --config "$CONFIG" --to-fence "$fence" >"$TM_WORK/fence-plan" 2>&1 || { cat "$TM_WORK/fence-plan" >&2; die "no plan to the fence $fence"; }
+    fi
     rm -rf "$TM_WORK/out" "$TM_WORK/restored-server"
 done
 [ $((fenced * 10)) -ge $((times * 8)) ] || die "only $fenced of $times cuts were decided by fences"
