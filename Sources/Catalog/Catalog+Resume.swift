@@ -108,7 +108,8 @@ extension Catalog {
 
     /// Finds out from the archive alone how far an incarnation's log has come.
     ///
-    /// Objects that were stored without their index, which nobody ever acknowledged, are removed when `cleaning`.
+    /// Objects that were stored without their index, which nobody ever acknowledged, are removed when `cleaning`. One with indexed pieces
+    /// behind it was acknowledged and has lost its index: it stays for `verify --reindex`.
     public func resume(_ i: IncarnationRecord, cleaning: Bool) async throws -> (state: ResumeState, checkpoint: Checkpoint) {
         var checkpoint = Checkpoint()
         if let key = try await store.listAll(prefix: prefix(i)).last?.key {
@@ -119,7 +120,10 @@ extension Catalog {
             }
         }
         let newest = checkpoint.lastPiece.max { $0.key < $1.key }?.value
-        if cleaning { for orphan in try await listing(of: i, from: newest).orphans { try await remove(orphan, of: i) } }
+        if cleaning {
+            let (indexed, orphans) = try await listing(of: i, from: newest)
+            for orphan in Self.leftOver(orphans, beside: indexed) { try await remove(orphan, of: i) }
+        }
         var tails: [ResumeState.Tail] = []
         try await forEachPiece(of: i, from: newest) { name, index in
             guard name != newest else { return true }
@@ -137,5 +141,16 @@ extension Catalog {
             branches: try await branches(of: i))
         state.content = { name in try await read(name, index: try await index(of: name, of: i), of: i) }
         return (state, checkpoint)
+    }
+
+    /// Of pieces without an index those that a killed agent had not got to, and tails of pieces that are closed.
+    private static func leftOver(_ orphans: [PieceName], beside indexed: [PieceName]) -> [PieceName] {
+        var last: [UInt32: String] = [:]
+        for name in indexed { last[name.branch] = max(name.name, last[name.branch] ?? "") }
+        let closed = Set(indexed.filter { $0.part == nil }.map { "\($0)" })
+        return orphans.filter { orphan in
+            let whole = PieceName(branch: orphan.branch, name: orphan.name)
+            return last[orphan.branch].map { $0 <= orphan.name } ?? true || orphan.part != nil && closed.contains("\(whole)")
+        }
     }
 }

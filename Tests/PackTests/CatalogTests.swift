@@ -88,4 +88,25 @@ struct CatalogTests {
         #expect(found == checkpoint)
         try await catalog.store(try piece(8, [9]), of: incarnation)
     }
+
+    @Test("an agent that starts removes what was never acknowledged, and nothing that lost its index")
+    func leftOver() async throws {
+        let store = MemoryStore()
+        let catalog = try await Catalog.create(in: store, at: Moment(rawValue: 0), version: "test")
+        for number in 1...5 as ClosedRange<UInt64> { try await catalog.store(try piece(number, [UInt8(number)]), of: incarnation) }
+        func key(_ number: UInt64, _ rest: String) throws -> ObjectKey {
+            try #require(ObjectKey(catalog.dataKey(PieceName(branch: 1, name: hex(number, 24)), of: incarnation).path.dropLast(4) + rest))
+        }
+        // An index that was lost, a tail of a piece that is closed, and two pieces that a killed agent had not got to.
+        await store.remove(try key(3, ".zst.idx"))
+        let tail = try key(4, ".0000000000000004-0000000000000005.tail.zst")
+        for orphan in [tail, try key(6, ".zst"), try key(7, ".zst")] { try await store.put([1], at: orphan) }
+        _ = try await catalog.resume(incarnation, cleaning: true)
+        let keys = Set(try await store.listAll(prefix: "log/").map(\.key))
+        #expect(keys.contains(try key(3, ".zst")))
+        #expect(!keys.contains(tail))
+        #expect(!keys.contains(try key(6, ".zst")))
+        #expect(!keys.contains(try key(7, ".zst")))
+        #expect(keys.count == 9)
+    }
 }
