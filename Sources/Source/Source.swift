@@ -279,11 +279,16 @@ public struct Finding: Sendable, Codable {
     public var subject: String
     public var message: String
     public var remedy: String?
-    public init(_ level: Level, _ subject: String, _ message: String, remedy: String? = nil) {
+    /// Where the finding is about another source: its name in the archive, and the identity that was met under it.
+    public var anchor: String?
+    public var anchorIdentity: String?
+    public init(_ level: Level, _ subject: String, _ message: String, remedy: String? = nil, anchor: String? = nil, anchorIdentity: String? = nil) {
         self.level = level
         self.subject = subject
         self.message = message
         self.remedy = remedy
+        self.anchor = anchor
+        self.anchorIdentity = anchorIdentity
     }
 }
 

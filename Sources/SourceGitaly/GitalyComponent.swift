@@ -104,7 +104,11 @@ public struct GitalyComponent: Component {
                 identity = record.anchorIdentity
             }
             await writer.close()
-            var found = [Finding(.ok, name, "fences can be written into the log of '\(writer.anchor)', which is of \(identity)")]
+            var found = [
+                Finding(
+                    .ok, name, "fences can be written into the log of '\(writer.anchor)', which is of \(identity)", anchor: writer.anchor,
+                    anchorIdentity: identity)
+            ]
             if let bounds {
                 let text = "the clock of '\(writer.anchor)' is ahead of this host's by \(Self.milliseconds(bounds.lowerBound)) to \(Self.milliseconds(bounds.upperBound)) ms"
                 found.append(

@@ -93,6 +93,13 @@ load second
 wait_for "five fences of each storage" 60 fences_reach 5 || { show_logs; exit 1; }
 "$FENCES" list "$ARCHIVE" first | sed -n '1,3s/^/  /p'
 
+step "tidemark check: another cluster behind fence_conninfo"
+start_postgres "$BIN" "$TM_WORK/other"
+sed "s#fence_conninfo: .*#fence_conninfo: \"$(conninfo "$TM_WORK/other")\"#" "$TM_WORK/storages.yaml" >"$TM_WORK/elsewhere.yaml"
+if check_storages "$TM_WORK/elsewhere.yaml"; then die "fences into another cluster passed"; fi
+grep -q "FAILED .*fences go to the cluster" "$TM_WORK/check.out" || { cat "$TM_WORK/check.out" >&2; die "no word of the other cluster"; }
+stop_postgres "$TM_WORK/other"
+
 step "Every one is in the archived WAL, at its very position"
 sql "$PG" "SELECT pg_switch_wal()" >/dev/null
 closed() { find "$ARCHIVE/log/main" -name '*.zst' ! -name '*.tail.zst' | grep -q .; }

@@ -36,6 +36,19 @@ let checkCommand = Command(
         order.append(source.name)
         let (kind, component) = Registry.component(source, of: configuration)
         findings[source.name] = await component.check()
+        // Fences in another cluster's log would order nothing.
+        if let opened {
+            for finding in findings[source.name] ?? [] {
+                guard let anchor = finding.anchor, let met = finding.anchorIdentity else { continue }
+                let known = try await opened.incarnations(of: anchor).last?.identity
+                if let known, known != met {
+                    findings[source.name]?.append(
+                        Finding(
+                            .failure, source.name, "fences go to the cluster \(met), but the archive's '\(anchor)' is \(known): they would order nothing",
+                            remedy: "Correct 'fence_conninfo', or name the right source with 'fence'."))
+                }
+            }
+        }
         // What the source cannot tell by itself: whether it is the one that this archive has under the name.
         if let opened, !(findings[source.name] ?? []).contains(where: { $0.level == .failure }) {
             do {
