@@ -296,6 +296,6 @@ extension PlanLoader {
             }
             if let found { return found }
         }
-        throw ArchiveError(.targetUnreachable, "There is no fence '\(id)' in the archive.", remedy: "`tidemark log` lists them with their times.")
+        throw ArchiveError(.targetUnreachable, "There is no fence '\(id)' in the archive.", remedy: "`tidemark log --all` lists them with their times.")
     }
 }

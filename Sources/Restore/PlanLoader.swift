@@ -374,8 +374,8 @@ private struct Refusals {
                 remedy: earliest.map { "The nearest later time is \($0)." } ?? "Take one with `tidemark backup --source \(source)`.")
         }
         var remedy: [String] = []
-        if let latest, target.map({ latest < $0 }) ?? true { remedy.append("The nearest earlier time is \(latest).") }
-        if let earliest, target.map({ earliest > $0 }) ?? true { remedy.append("The nearest later time is \(earliest).") }
+        if let latest, target.map({ latest < $0 }) ?? (refusal.kind != .beforeBase) { remedy.append("The nearest earlier time is \(latest).") }
+        if let earliest, target.map({ earliest > $0 }) ?? (refusal.kind == .beforeBase) { remedy.append("The nearest later time is \(earliest).") }
         return ArchiveError(
             .targetUnreachable, "'\(source)' cannot be restored to \(target.map { "\($0)" } ?? "that target"): \(refusal.reason).",
             remedy: remedy.isEmpty ? "`tidemark window` lists what can be reached." : remedy.joined(separator: " "))

@@ -11,7 +11,7 @@ enum TargetOptions {
         Option("to-lsn", "LSN", help: "Stop after the record of PostgreSQL's log that begins at this position, such as 16/B374D848."),
         Option("to-xid", "XID", help: "Stop after the commit of this transaction."),
         Option("to-name", "NAME", help: "Stop at this restore point (pg_create_restore_point)."),
-        Option("to-fence", "ID", help: "Stop at this fence; `tidemark log` lists them."),
+        Option("to-fence", "ID", help: "Stop at this fence; `tidemark log --all` lists them."),
         Option("latest", help: "Restore everything that is archived: for several sources, up to the newest time that all have."),
         Option("exclusive", help: "Stop just before the target instead of after it; with --to-time, --to-lsn and --to-xid."),
         Option("timeline", "N", help: "Restore this timeline of PostgreSQL instead of the newest."),
