@@ -107,6 +107,8 @@ public struct PlanLoader: Sendable {
         try await extend(&view, by: &cursor, enough: Enough(rule, of: kind))
         var details = PlanDetails()
         var absent: Set<PieceName> = []
+        // An agent at work replaces tails by their closed piece: then the log is listed anew, so many times at most.
+        var relisted = 0
         var isLookedBack = false
         if case .anchored(let cut, _) = rule, !view.pieces.contains(where: { $0.fences.contains { cut.knows($0) && cut.isAfter($0) } }) {
             isLookedBack = true
@@ -121,10 +123,17 @@ public struct PlanLoader: Sendable {
             do {
                 switch try Planner.plan(base: base, windows: windows, view: whole, rule: rule, details: details) {
                 case .needsEvents(let names):
-                    for name in names {
-                        try Task.checkCancellation()
-                        let index = try await catalog.index(of: name, of: incarnation)
-                        details.events[name] = (index.events, index.spans.map(\.stream))
+                    do {
+                        for name in names {
+                            try Task.checkCancellation()
+                            let index = try await catalog.index(of: name, of: incarnation)
+                            details.events[name] = (index.events, index.spans.map(\.stream))
+                        }
+                    } catch let error as ArchiveError where error.code == .objectMissing && relisted < 10 {
+                        relisted += 1
+                        (view.pieces, view.isComplete) = ([], false)
+                        cursor = LogCursor(catalog: catalog, incarnation: incarnation, path: path, from: base.firstPiece)
+                        try await extend(&view, by: &cursor, enough: Enough(rule, of: kind))
                     }
                 case .needsConfirmation(let fences):
                     for fence in fences { details.confirmed[fence.id] = try await isConfirmed(fence) }
@@ -148,14 +157,10 @@ public struct PlanLoader: Sendable {
                         if case .time(let time, _) = rule, branch == nil { try await checkAbandoned(plan, at: time, by: kind) }
                         return plan
                     }
-                    // A tail may have been replaced by its closed piece since it was listed.
                     absent.formUnion(found)
                     if found.contains(where: { $0.part != nil }) {
-                        view.pieces.removeAll { $0.name.part != nil }
-                        cursor = LogCursor(
-                            catalog: catalog, incarnation: incarnation, path: path, from: base.firstPiece)
-                        view.pieces = []
-                        view.isComplete = false
+                        (view.pieces, view.isComplete) = ([], false)
+                        cursor = LogCursor(catalog: catalog, incarnation: incarnation, path: path, from: base.firstPiece)
                         try await extend(&view, by: &cursor, enough: Enough(rule, of: kind))
                     }
                 }
