@@ -75,6 +75,8 @@ tidemark_or_die restore --config "$CONFIG" $before_delete --into "main=$TM_WORK/
 start_restored "$TM_WORK/delete-main"
 [ "$(sql "$RESTORED" "SELECT to_regclass('precious') IS NULL")" = t ] || die "the table came back, though it was dropped before"
 [ -e "$TM_WORK/delete-default/$deleted/HEAD" ] || die "the repository is not there"
-prove_restored "$(losses delete time)" "$TM_WORK/delete-default"
+# The time before a deletion is that of the fence or entry before it, milliseconds earlier: what came in between is not in the restore.
+case "$before_delete" in --to-time\ *) proven="${before_delete#--to-time }" ;; *) proven="$(losses delete time)" ;; esac
+prove_restored "$proven" "$TM_WORK/delete-default"
 note "the repository is there, the table, dropped before it, is not"
 step_summary
