@@ -14,7 +14,7 @@ func module(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target 
 
 func tests(_ name: String, _ dependencies: [Target.Dependency], fixtures: Bool = false) -> Target {
     .testTarget(
-        name: name, dependencies: dependencies + ["ArchiveTesting"],
+        name: name, dependencies: dependencies + ["ArchiveTesting", "Digests"],
         resources: fixtures ? [.copy("Fixtures")] : [], swiftSettings: settings)
 }
 
@@ -27,6 +27,7 @@ let package = Package(
         .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
         .systemLibrary(name: "CCrypto", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
         .systemLibrary(name: "CYaml", pkgConfig: "yaml-0.1", providers: [.apt(["libyaml-dev"])]),
+        .systemLibrary(name: "CCurl", pkgConfig: "libcurl", providers: [.apt(["libcurl4-openssl-dev"])]),
         .systemLibrary(name: "CGit2", pkgConfig: "libgit2", providers: [.apt(["libgit2-dev"])]),
         .systemLibrary(name: "CSystem"),
         // CRC-32C over the processor's instruction, with a table where there is none.
@@ -34,18 +35,19 @@ let package = Package(
 
         // The flow: source → pack → store → catalog → plan → restore. Each line may import only what it names.
         module("ArchiveCore", ["CHash"]),
+        module("Digests", ["CCrypto"]),
         module("DurableIO", ["ArchiveCore", "CSystem"]),
         module("Runtime", ["ArchiveCore", "CSystem"]),
         module("Source", ["ArchiveCore"]),
-        module("SourcePostgres", ["ArchiveCore", "Source", "DurableIO", "Runtime", "CLibpq", "CCrypto"]),
-        module("SourceGitaly", ["ArchiveCore", "Source", "DurableIO", "Runtime", "CCrypto"]),
-        module("Pack", ["ArchiveCore", "CZstd", "CCrypto"]),
-        module("Store", ["ArchiveCore", "DurableIO", "Runtime"]),
-        module("Catalog", ["ArchiveCore", "Source", "Pack", "Store"]),
+        module("SourcePostgres", ["ArchiveCore", "Source", "DurableIO", "Runtime", "Digests", "CLibpq"]),
+        module("SourceGitaly", ["ArchiveCore", "Source", "DurableIO", "Runtime", "Digests"]),
+        module("Pack", ["ArchiveCore", "Digests", "CZstd", "CCrypto"]),
+        module("Store", ["ArchiveCore", "DurableIO", "Runtime", "Digests", "CCurl", "CCrypto"]),
+        module("Catalog", ["ArchiveCore", "Source", "Pack", "Store", "Digests"]),
         module("Planner", ["ArchiveCore"]),
-        module("Restore", ["ArchiveCore", "Source", "Planner", "Catalog", "Pack", "Store", "DurableIO", "Runtime"]),
+        module("Restore", ["ArchiveCore", "Source", "Planner", "Catalog", "Pack", "Store", "DurableIO", "Runtime", "Digests"]),
         module("CrossCheck", ["ArchiveCore", "Source", "DurableIO", "Runtime", "CGit2"]),
-        module("Sidecar", ["ArchiveCore", "Source", "Catalog", "Pack", "Store", "DurableIO", "Runtime"]),
+        module("Sidecar", ["ArchiveCore", "Source", "Catalog", "Pack", "Store", "DurableIO", "Runtime", "Digests"]),
         .executableTarget(
             name: "tidemark",
             dependencies: [

@@ -1,4 +1,5 @@
 import ArchiveCore
+import Digests
 
 /// A piece of log as it is stored.
 public struct PackedPiece: Sendable {

@@ -1,4 +1,5 @@
 import ArchiveCore
+import Digests
 import Source
 
 /// What one look at all partitions found to be new, or two looks with a fence between them; on its way into packs.
@@ -178,7 +179,7 @@ extension EntryBatch.State {
             // With the time that is archived: an administrator's chown changes the one that is seen now.
             let frame = EntryFrame.encode(
                 partition: partition, lsn: last, time: position.time, manifest: entry.manifest, files: entry.files)
-            if EntryDigest.of(frame) != position.sha256 {
+            if SHA256.of(frame) != position.sha256 {
                 return "entry \(PartitionLSN(rawValue: last)) of partition \(partition) is archived with other content"
             }
         }

@@ -1,4 +1,5 @@
 import ArchiveCore
+import Digests
 import Runtime
 import Source
 
@@ -77,7 +78,7 @@ struct FenceSchedule {
     private static func digest(_ positions: [String: UInt64]) -> String {
         let text = positions.sorted { ($0.key.utf8.count, $0.key) < ($1.key.utf8.count, $1.key) }
             .map { "\($0.key) \(PartitionLSN(rawValue: $0.value))\n" }.joined()
-        return EntryDigest.of(Array(text.utf8)).map { hex(UInt64($0), 2).lowercased() }.joined()
+        return hexText(SHA256.of(Array(text.utf8)))
     }
 
     /// `20261124T025330Z-1a2b3c4d`: sorts by time, and no two are the same.

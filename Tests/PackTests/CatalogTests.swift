@@ -1,4 +1,5 @@
 import ArchiveCore
+import Digests
 import Catalog
 import Pack
 import Source

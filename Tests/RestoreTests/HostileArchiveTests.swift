@@ -1,4 +1,5 @@
 import ArchiveCore
+import Digests
 import ArchiveTesting
 import Catalog
 import DurableIO

@@ -1,4 +1,5 @@
 import ArchiveCore
+import Digests
 import ArchiveTesting
 import DurableIO
 import Foundation
@@ -44,7 +45,7 @@ struct Drain {
             for (i, span) in piece.spans.enumerated() {
                 let last = piece.events.last { $0.span == i }
                 state.positions[span.stream] = .init(
-                    end: span.end, sha256: last?.frame.map { EntryDigest.of(piece.frames[$0]) } ?? [], time: last?.time ?? Moment(rawValue: 0))
+                    end: span.end, sha256: last?.frame.map { SHA256.of(piece.frames[$0]) } ?? [], time: last?.time ?? Moment(rawValue: 0))
             }
         }
         return state

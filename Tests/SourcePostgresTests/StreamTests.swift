@@ -1,4 +1,5 @@
 import ArchiveCore
+import Digests
 import ArchiveTesting
 import DurableIO
 import Glibc
@@ -42,7 +43,7 @@ actor Collector {
         for piece in closed { state.lastPiece[piece.name.branch] = piece.name }
         let last = closed.last
         for piece in pieces where piece.name.part != nil && piece.name.name > last?.name.name ?? "" {
-            state.tails.append(.init(name: piece.name, sha256: piece.frames[0].withUnsafeBytes { sha256($0) }))
+            state.tails.append(.init(name: piece.name, sha256: SHA256.of(piece.frames[0])))
         }
         return state
     }

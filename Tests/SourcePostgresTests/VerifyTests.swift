@@ -1,4 +1,5 @@
 import ArchiveCore
+import Digests
 import ArchiveTesting
 import Pack
 import Source

@@ -1,4 +1,5 @@
 import ArchiveCore
+import Digests
 import Source
 
 /// The segment that is being received.
@@ -44,7 +45,7 @@ struct OpenSegment {
     mutating func checkKnown() throws {
         while let tail = known.first, let part = tail.name.part, part.upperBound <= received {
             let digest = bytes.withUnsafeBytes {
-                sha256(UnsafeRawBufferPointer(rebasing: $0[Int(part.lowerBound - start)..<Int(part.upperBound - start)]))
+                SHA256.of(UnsafeRawBufferPointer(rebasing: $0[Int(part.lowerBound - start)..<Int(part.upperBound - start)]))
             }
             guard digest == tail.sha256 else {
                 throw ArchiveError(
