@@ -23,7 +23,7 @@ extension Catalog {
     /// - Returns: `nil` when the base is not complete.
     public func base(_ id: String, of i: IncarnationRecord) async throws -> BaseRecord? {
         guard let key = ObjectKey("\(prefix(i))\(id)/base.json") else { return nil }
-        do { return try Self.decode(try await store.get(key), key: key) } catch let error as ArchiveError where error.code == .objectMissing {
+        do { return try await record(key) as BaseRecord } catch let error as ArchiveError where error.code == .objectMissing {
             return nil
         }
     }
@@ -55,31 +55,33 @@ extension Catalog {
 
     private func index(_ name: String, sha256: String, of base: BaseRecord, in i: IncarnationRecord) async throws -> TreeIndex {
         let key = baseKey(name, base: base.id, of: i)
-        let object = try await store.get(key)
-        guard hexText(SHA256.of(object)) == sha256 else { throw damaged(key, "its SHA-256 is not the recorded one") }
-        do { return try TreeIndex(decoding: try Zstd.decompress(object[...], limit: 1 << 33)) } catch let error as WireError {
-            throw damaged(key, error.description)
+        return try await store.read(key) { object in
+            guard hexText(SHA256.of(object)) == sha256 else { throw damaged(key, "its SHA-256 is not the recorded one") }
+            do { return try TreeIndex(decoding: try Zstd.decompress(object[...], limit: 1 << 33)) } catch let error as WireError {
+                throw damaged(key, error.description)
+            }
         }
     }
 
     /// The content of a part, proven by length and digest.
     public func read(_ part: BaseRecord.Part, of base: BaseRecord, in i: IncarnationRecord) async throws -> [UInt8] {
         let key = baseKey(part.name, base: base.id, of: i)
-        let object = try await store.get(key)
-        guard UInt64(object.count) == part.storedLength else {
-            throw damaged(key, "it has \(object.count) bytes instead of \(part.storedLength)")
+        return try await store.read(key) { object in
+            guard UInt64(object.count) == part.storedLength else {
+                throw damaged(key, "it has \(object.count) bytes instead of \(part.storedLength)")
+            }
+            guard hexText(SHA256.of(object)) == part.sha256 else { throw damaged(key, "its SHA-256 is not the recorded one") }
+            let content = try Zstd.decompress(object[...], limit: part.length)
+            guard UInt64(content.count) == part.length else { throw damaged(key, "it holds \(content.count) bytes instead of \(part.length)") }
+            return content
         }
-        guard hexText(SHA256.of(object)) == part.sha256 else { throw damaged(key, "its SHA-256 is not the recorded one") }
-        let content = try Zstd.decompress(object[...], limit: part.length)
-        guard UInt64(content.count) == part.length else { throw damaged(key, "it holds \(content.count) bytes instead of \(part.length)") }
-        return content
     }
 
     /// Removes what an unfinished backup left: a base's objects without `base.json`.
     public func removeUnfinishedBase(_ id: String, of i: IncarnationRecord) async throws {
         let objects = try await store.listAll(prefix: "\(prefix(i))\(id)/")
         guard !objects.contains(where: { $0.key.path.hasSuffix("/base.json") }) else { return }
-        for object in objects { try await store.remove(object.key) }
+        try await store.remove(objects.map(\.key))
     }
 
     /// Ids of bases that were begun and not finished.

@@ -35,17 +35,18 @@ extension Catalog {
 
     public func chapter(_ name: ChapterName, of i: IncarnationRecord) async throws -> Chapter {
         let key = ObjectKey(known: "chapters/\(i.source)/\(i.id)/\(name.path)")
-        let object = try await store.get(key)
-        do {
-            let chapter = try Chapter(decoding: try Zstd.decompress(object[...], limit: 1 << 32), branch: name.branch)
-            guard chapter.pieces.first?.name.name == name.first, chapter.pieces.last?.name.name == name.last else {
-                throw WireError(offset: 0, reason: "it does not cover what its name says")
+        return try await store.read(key) { object in
+            do {
+                let chapter = try Chapter(decoding: try Zstd.decompress(object[...], limit: 1 << 32), branch: name.branch)
+                guard chapter.pieces.first?.name.name == name.first, chapter.pieces.last?.name.name == name.last else {
+                    throw WireError(offset: 0, reason: "it does not cover what its name says")
+                }
+                return chapter
+            } catch let error as WireError {
+                throw ArchiveError(
+                    .objectDamaged, "The chapter '\(key)' is damaged: \(error).",
+                    remedy: "`tidemark verify --reindex` writes it anew from the indexes of its pieces.")
             }
-            return chapter
-        } catch let error as WireError {
-            throw ArchiveError(
-                .objectDamaged, "The chapter '\(key)' is damaged: \(error).",
-                remedy: "`tidemark verify --reindex` writes it anew from the indexes of its pieces.")
         }
     }
 

@@ -103,7 +103,7 @@ extension Catalog {
         var object: [UInt8] = []
         try Zstd.compress(checkpoint.encoded(), level: 3, into: &object)
         try await store.put(object, at: ObjectKey(known: prefix(i) + hex(checkpoint.count, 16) + ".zst"))
-        for key in older.dropLast() { try await store.remove(key) }
+        try await store.remove(Array(older.dropLast()))
     }
 
     /// Finds out from the archive alone how far an incarnation's log has come.
@@ -113,10 +113,10 @@ extension Catalog {
     public func resume(_ i: IncarnationRecord, cleaning: Bool) async throws -> (state: ResumeState, checkpoint: Checkpoint) {
         var checkpoint = Checkpoint()
         if let key = try await store.listAll(prefix: prefix(i)).last?.key {
-            do {
-                checkpoint = try Checkpoint(decoding: try Zstd.decompress(try await store.get(key)[...], limit: 1 << 32))
-            } catch let error as WireError {
-                throw ArchiveError(.archiveDamaged, "The checkpoint '\(key)' is damaged: \(error).", remedy: "Remove that one object.")
+            checkpoint = try await store.read(key) { bytes in
+                do { return try Checkpoint(decoding: try Zstd.decompress(bytes[...], limit: 1 << 32)) } catch let error as WireError {
+                    throw ArchiveError(.archiveDamaged, "The checkpoint '\(key)' is damaged: \(error).", remedy: "Remove that one object.")
+                }
             }
         }
         let newest = checkpoint.lastPiece.max { $0.key < $1.key }?.value

@@ -36,14 +36,16 @@ public struct Catalog: Sendable {
 
     /// - Throws: `.archiveMissing`, `.archiveNewer`, `.archiveDamaged`.
     public static func open(_ store: any ObjectStore) async throws -> Catalog {
+        struct Version: Decodable { var format: Int }
         let bytes: [UInt8]
-        do { bytes = try await store.get(identityKey) } catch let error as ArchiveError where error.code == .objectMissing {
+        let version: Version
+        do {
+            (bytes, version) = try await store.read(identityKey) { ($0, try decode($0, key: identityKey)) }
+        } catch let error as ArchiveError where error.code == .objectMissing {
             throw ArchiveError(
                 .archiveMissing, "There is no archive at \(store.description).",
                 remedy: "Create it with `tidemark init --archive \(store.description)`, or correct the URL.")
         }
-        struct Version: Decodable { var format: Int }
-        let version: Version = try decode(bytes, key: identityKey)
         guard version.format <= ArchiveIdentity.currentFormat else {
             throw ArchiveError(
                 .archiveNewer,
@@ -71,7 +73,7 @@ public struct Catalog: Sendable {
     public func incarnations(of source: String) async throws -> [IncarnationRecord] {
         var records: [IncarnationRecord] = []
         for object in try await store.listAll(prefix: "sources/\(source)/") {
-            records.append(try Self.decode(try await store.get(object.key), key: object.key))
+            records.append(try await record(object.key))
         }
         return records.sorted { $0.number < $1.number }
     }
@@ -213,9 +215,10 @@ public struct Catalog: Sendable {
 
     public func index(of name: PieceName, of i: IncarnationRecord) async throws -> PieceIndex {
         let key = indexKey(name, of: i)
-        let bytes = try await store.get(key)
-        do { return try PieceIndex(decoding: bytes) } catch {
-            throw ArchiveError(.objectDamaged, "The index '\(key)' is damaged: \(error).", remedy: "Take a new base with `tidemark backup`.")
+        return try await store.read(key) { bytes in
+            do { return try PieceIndex(decoding: bytes) } catch {
+                throw ArchiveError(.objectDamaged, "The index '\(key)' is damaged: \(error).", remedy: "Take a new base with `tidemark backup`.")
+            }
         }
     }
 
@@ -223,19 +226,19 @@ public struct Catalog: Sendable {
     public func read(_ name: PieceName, index: PieceIndex, frames: [Int]? = nil, of i: IncarnationRecord) async throws -> [[UInt8]] {
         let key = dataKey(name, of: i)
         guard let frames else {
-            let bytes = try await store.get(key)
-            guard UInt64(bytes.count) == index.storedLength else {
-                throw ArchiveError(
-                    .objectDamaged, "The object '\(key)' has \(bytes.count) bytes; \(index.storedLength) were archived.",
-                    remedy: "Restore to a time before it, or from a newer base; `tidemark window` lists what can be reached.")
+            return try await store.read(key) { bytes in
+                guard UInt64(bytes.count) == index.storedLength else {
+                    throw ArchiveError(
+                        .objectDamaged, "The object '\(key)' has \(bytes.count) bytes; \(index.storedLength) were archived.",
+                        remedy: "Restore to a time before it, or from a newer base; `tidemark window` lists what can be reached.")
+                }
+                return try PiecePacker.unpack(bytes, frames: index.frames, of: key.path)
             }
-            return try PiecePacker.unpack(bytes, frames: index.frames, of: key.path)
         }
         var contents: [[UInt8]] = []
         for run in runs(frames.map { index.frames[$0] }) {
             let range = run[0].offset..<run[run.count - 1].offset + run[run.count - 1].length
-            let bytes = try await store.get(key, range: range)
-            contents += try PiecePacker.unpack(bytes, from: range.lowerBound, frames: run, of: key.path)
+            contents += try await store.read(key, range: range) { try PiecePacker.unpack($0, from: range.lowerBound, frames: run, of: key.path) }
         }
         return contents
     }
@@ -276,10 +279,10 @@ public struct Catalog: Sendable {
         try await records(below: "gaps/\(i.source)/\(i.id)/")
     }
 
-    private func records<T: Decodable>(below prefix: String) async throws -> [T] {
+    private func records<T: Decodable & Sendable>(below prefix: String) async throws -> [T] {
         var records: [T] = []
         for object in try await store.listAll(prefix: prefix) where object.key.path.hasSuffix(".json") {
-            records.append(try Self.decode(try await store.get(object.key), key: object.key))
+            records.append(try await record(object.key))
         }
         return records
     }
@@ -314,11 +317,13 @@ public struct Catalog: Sendable {
             else { return nil }
             let time = Moment(rawValue: digits)
             do {
-                let bytes = try await store.get(key)
-                // The first archives held the time alone.
-                guard bytes.first == UInt8(ascii: "{") else { return (time, nil) }
-                let record: Watermark = try Self.decode(bytes, key: key)
-                return (time, record.totals)
+                let totals: LogTotals? = try await store.read(key) { bytes in
+                    // The first archives held the time alone.
+                    guard bytes.first == UInt8(ascii: "{") else { return nil }
+                    let record: Watermark = try Self.decode(bytes, key: key)
+                    return record.totals
+                }
+                return (time, totals)
             } catch let error as ArchiveError where error.code == .objectMissing {
                 // An agent at work replaced it by a newer one meanwhile.
                 attempts += 1
@@ -334,6 +339,8 @@ public struct Catalog: Sendable {
         encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
         return Array(try encoder.encode(record)) + [0x0A]
     }
+
+    func record<T: Decodable & Sendable>(_ key: ObjectKey) async throws -> T { try await store.read(key) { try Self.decode($0, key: key) } }
 
     static func decode<T: Decodable>(_ bytes: [UInt8], key: ObjectKey) throws -> T {
         do { return try JSONDecoder().decode(T.self, from: Data(bytes)) } catch {

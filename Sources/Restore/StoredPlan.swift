@@ -67,23 +67,27 @@ extension PlanLoader {
     /// - Parameter sources: those that are wanted; empty: all.
     /// - Throws: `.usage` when there is no such plan or it has no such source, `.objectDamaged`.
     public func load(_ id: String, sources: [String]) async throws -> (plan: JointPlan, target: String) {
-        let bytes: [UInt8]
-        do { bytes = try await catalog.store.get(try key(id, "plan.json")) } catch let error as ArchiveError where error.code == .objectMissing {
-            throw ArchiveError(.usage, "There is no plan '\(id)' in the archive.", remedy: "Make one with `tidemark plan --save`.")
-        }
-        func damaged(_ name: String, _ why: String) -> ArchiveError {
+        @Sendable func damaged(_ name: String, _ why: String) -> ArchiveError {
             ArchiveError(.objectDamaged, "The plan's object 'plans/\(id)/\(name)' is damaged: \(why).", remedy: "Make another plan with `tidemark plan --save`.")
         }
         let stored: StoredPlan
-        do { stored = try JSONDecoder().decode(StoredPlan.self, from: Data(bytes)) } catch { throw damaged("plan.json", "\(error)") }
+        do {
+            stored = try await catalog.store.read(try key(id, "plan.json")) { bytes in
+                do { return try JSONDecoder().decode(StoredPlan.self, from: Data(bytes)) } catch { throw damaged("plan.json", "\(error)") }
+            }
+        } catch let error as ArchiveError where error.code == .objectMissing {
+            throw ArchiveError(.usage, "There is no plan '\(id)' in the archive.", remedy: "Make one with `tidemark plan --save`.")
+        }
         guard stored.version == 1 else { throw damaged("plan.json", "version \(stored.version) is not known") }
         for source in sources where !stored.parts.contains(where: { $0.source == source }) {
             throw ArchiveError(.usage, "The plan \(id) has no source '\(source)'.", remedy: "It has: \(stored.parts.map(\.source).joined(separator: ", ")).")
         }
         var plans: [SourcePlan] = []
         for part in stored.parts where sources.isEmpty || sources.contains(part.source) {
-            let object = try await catalog.store.get(try key(id, "\(part.source).zst"))
-            guard hexText(SHA256.of(object)) == part.sha256 else { throw damaged("\(part.source).zst", "its SHA-256 is not the recorded one") }
+            let object = try await catalog.store.read(try key(id, "\(part.source).zst")) { object in
+                guard hexText(SHA256.of(object)) == part.sha256 else { throw damaged("\(part.source).zst", "its SHA-256 is not the recorded one") }
+                return object
+            }
             guard let incarnation = try await incarnations(of: part.source).first(where: { $0.id == part.incarnation }),
                 let base = try await catalog.base(part.base, of: incarnation)
             else {

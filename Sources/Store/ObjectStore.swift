@@ -29,12 +29,72 @@ public protocol ObjectStore: Sendable {
     func folders(below prefix: String) async throws -> [String]
     /// Removes an object; removing one that is not there succeeds.
     func remove(_ key: ObjectKey) async throws
+    /// Removes several objects; some may be gone already. What is left when it throws is not known.
+    func remove(_ keys: [ObjectKey]) async throws
     /// What people call this place; never with a secret in it.
     var description: String { get }
+    /// How many requests at once are worth it; at least 1.
+    var parallelism: Int { get }
+
+    /// Reads an object and proves it. Where an archive has copies, one that is missing, cannot be read or does not stand the proof is
+    /// read from the next.
+    ///
+    /// - Parameter proof: makes of the bytes what is wanted; throws `.objectDamaged` or `.archiveDamaged` when they are not what was stored.
+    func read<T: Sendable>(_ key: ObjectKey, range: Range<UInt64>?, proving proof: @Sendable ([UInt8]) async throws -> T) async throws -> T
+
+    /// Finds out what may keep this place from holding an archive: permissions, conditional writes, clocks, rules that delete.
+    func examine() async -> [StoreFinding]
+}
+
+/// One thing that `tidemark check` tells of a store.
+public struct StoreFinding: Sendable, Hashable {
+    public enum Level: Sendable { case ok, warning, failure }
+    public var level: Level
+    public var message: String
+    /// The operator's next step; `nil` where all is well.
+    public var remedy: String?
+
+    public init(_ level: Level, _ message: String, remedy: String? = nil) {
+        self.level = level
+        self.message = message
+        self.remedy = remedy
+    }
 }
 
 extension ObjectStore {
     public func get(_ key: ObjectKey) async throws -> [UInt8] { try await get(key, range: nil) }
+
+    public var parallelism: Int { 2 }
+
+    public func remove(_ keys: [ObjectKey]) async throws { for key in keys { try await remove(key) } }
+
+    public func read<T: Sendable>(_ key: ObjectKey, range: Range<UInt64>?, proving proof: @Sendable ([UInt8]) async throws -> T) async throws -> T {
+        try await proof(try await get(key, range: range))
+    }
+
+    public func read<T: Sendable>(_ key: ObjectKey, proving proof: @Sendable ([UInt8]) async throws -> T) async throws -> T {
+        try await read(key, range: nil, proving: proof)
+    }
+
+    /// Writes, reads, lists and removes an object of its own, and tries to write it twice.
+    public func examine() async -> [StoreFinding] {
+        let probe = ObjectKey(known: "probe/\(hex(UInt64.random(in: .min ... .max), 16))")
+        do {
+            try await put([1], at: probe)
+            var refused = false
+            do { try await put([2], at: probe) } catch let error as ArchiveError where error.code == .objectExists { refused = true }
+            try await remove(probe)
+            return [
+                refused
+                    ? StoreFinding(.ok, "an object is written once: a second write under its name is refused")
+                    : StoreFinding(.failure, "a second write under an object's name was not refused", remedy: "Use another store.")
+            ]
+        } catch let error as ArchiveError {
+            return [StoreFinding(.failure, error.message, remedy: error.remedy)]
+        } catch {
+            return [StoreFinding(.failure, "\(error)")]
+        }
+    }
 
     public func keys(prefix: String, after key: String?, limit: Int) async throws -> [ObjectKey] {
         try await list(prefix: prefix, after: key, limit: limit).map(\.key)
@@ -66,32 +126,4 @@ extension ArchiveError {
         ArchiveError(
             .objectDamaged, "The object '\(key)' has \(size) bytes; bytes \(range.lowerBound) to \(range.upperBound) were wanted.")
     }
-}
-
-/// The place that an archive's URL names.
-public enum StoreLocation: Sendable, Hashable, CustomStringConvertible {
-    case file(path: String)
-
-    /// - Throws: `.usage` for anything but `file:///absolute/path`.
-    public init(_ url: String) throws(ArchiveError) {
-        guard let colon = url.firstRange(of: "://") else {
-            throw ArchiveError(.usage, "'\(url)' is not an archive's URL.", remedy: "Write it as file:///srv/tidemark.")
-        }
-        guard url[..<colon.lowerBound] == "file" else {
-            throw ArchiveError(
-                .usage, "Archives at '\(url[..<colon.upperBound])…' are not supported by this version.",
-                remedy: "Use a directory: file:///srv/tidemark.")
-        }
-        var path = String(url[colon.upperBound...])
-        while path.count > 1, path.hasSuffix("/") { path.removeLast() }
-        guard path.hasPrefix("/"), path.count > 1, !path.utf8.contains(0), !path.contains("?") else {
-            throw ArchiveError(.usage, "'\(url)' does not name an absolute directory.", remedy: "Write it as file:///srv/tidemark.")
-        }
-        self = .file(path: path)
-    }
-
-    public var description: String { switch self { case .file(let path): "file://\(path)" } }
-
-    /// The store itself; a directory is not created before something is put into it.
-    public func open() throws -> any ObjectStore { switch self { case .file(let path): FileStore(path: path) } }
 }

@@ -22,7 +22,7 @@ let backupCommand = Command(
     let configuration = try Shared.configuration(arguments)
     let sources = try Shared.sources(arguments, of: configuration)
     return try await interruptible {
-        let catalog = try await Catalog.open(try StoreLocation(configuration.archive).open())
+        let catalog = try await Shared.catalog(configuration)
         var reports: [BackupReport] = []
         for source in sources {
             let report = try await backUp(source, of: configuration, into: catalog)

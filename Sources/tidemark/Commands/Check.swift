@@ -13,21 +13,12 @@ let checkCommand = Command(
     var order = ["archive"]
     var opened: Catalog?
     do {
-        let catalog = try await Catalog.open(try StoreLocation(configuration.archive).open())
+        let catalog = try await Shared.catalog(configuration)
         opened = catalog
         findings["archive"] = [Finding(.ok, "archive", "\(configuration.archive) is an archive of format \(catalog.identity.format)")]
-        let probe = ObjectKey(known: "probe/\(hex(UInt64.random(in: .min ... .max), 16))")
-        do {
-            try await catalog.store.put([1], at: probe)
-            var refused = false
-            do { try await catalog.store.put([2], at: probe) } catch let error as ArchiveError where error.code == .objectExists { refused = true }
-            try await catalog.store.remove(probe)
-            findings["archive"]?.append(
-                refused
-                    ? Finding(.ok, "archive", "an object is written once: a second write under its name is refused")
-                    : Finding(.failure, "archive", "a second write under an object's name was not refused", remedy: "Use another store."))
-        } catch let error as ArchiveError {
-            findings["archive"]?.append(Finding(.failure, "archive", error.message, remedy: error.remedy))
+        findings["archive"]? += await catalog.store.examine().map { finding in
+            let level: Finding.Level = switch finding.level { case .ok: .ok; case .warning: .warning; case .failure: .failure }
+            return Finding(level, "archive", finding.message, remedy: finding.remedy)
         }
     } catch let error as ArchiveError {
         findings["archive"] = [Finding(.failure, "archive", error.message, remedy: error.remedy)]

@@ -202,10 +202,10 @@ let logCommand = Command(
     example: "tidemark log --drops --since 2026-11-24T11:00:00Z --until 2026-11-24T13:00:00Z"
 ) { arguments in
     let options = try TimelineOptions(arguments)
-    let location = try Shared.location(arguments)
+    let place = try ArchivePlace(arguments)
     return try await interruptible {
         var options = options
-        let catalog = try await Catalog.open(try location.open())
+        let catalog = try await place.open()
         let known = try await catalog.sources()
         guard !known.isEmpty else {
             throw ArchiveError(.targetUnreachable, "The archive holds no source yet.", remedy: "Start `tidemark agent`, then take a base with `tidemark backup`.")

@@ -53,9 +53,9 @@ let planCommand = Command(
     ], example: "tidemark plan --to-time 2026-11-24T02:53:30Z"
 ) { arguments in
     let request = try TargetOptions.request(arguments)
-    let location = try Shared.location(arguments)
+    let place = try ArchivePlace(arguments)
     return try await interruptible {
-        let catalog = try await Catalog.open(try location.open())
+        let catalog = try await place.open()
         let wanted = arguments.all("source")
         let known = try await catalog.sources()
         guard !known.isEmpty else {
@@ -110,11 +110,11 @@ let restoreCommand = Command(
         throw ArchiveError(.usage, "--plan and --\(other.name) were both given.", remedy: "A stored plan has its target already.")
     }
     let request = stored == nil ? try TargetOptions.request(arguments) : nil
-    let location = try Shared.location(arguments)
+    let place = try ArchivePlace(arguments)
     let crossChecking = try CrossChecking(arguments)
     return try await interruptible {
         for (_, directory) in into { try RestoreRun.checkTarget(directory) }
-        let catalog = try await Catalog.open(try location.open())
+        let catalog = try await place.open()
         let joint: JointPlan
         let planReport: PlanReport
         if let request {
@@ -135,7 +135,7 @@ let restoreCommand = Command(
             let kind = try Registry.kind(plan.incarnation.kind)
             let order = RestoreOrder(
                 plan: plan, directory: directory, recover: recover, bindir: arguments["bindir"],
-                fetchCommand: "\(shellQuoted(ownPath())) wal-fetch --archive \(shellQuoted("\(location)")) --source \(name) %f %p", mappings: mappings, only: only)
+                fetchCommand: "\(shellQuoted(ownPath())) wal-fetch --archive \(shellQuoted("\(place)")) --source \(name) %f %p", mappings: mappings, only: only)
             let run = RestoreRun(catalog: catalog) { progress.show("\(name): \($0)", $1, $2) }
             let done = try await run.run(order, with: kind.restoreTarget)
             progress.end()

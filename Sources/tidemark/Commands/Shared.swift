@@ -22,16 +22,8 @@ enum Shared {
 
     static func configuration(_ arguments: Arguments) throws -> Configuration { try Configuration.load(configPath(arguments)) }
 
-    /// The archive that `--archive` or the configuration names.
-    static func location(_ arguments: Arguments) throws -> StoreLocation {
-        if let url = arguments["archive"] {
-            guard !arguments.has("config") else { throw ArchiveError(.usage, "--archive and --config were both given.", remedy: "Give one of them.") }
-            return try StoreLocation(url)
-        }
-        return try StoreLocation(try configuration(arguments).archive)
-    }
-
-    static func catalog(_ arguments: Arguments) async throws -> Catalog { try await Catalog.open(try location(arguments).open()) }
+    static func catalog(_ arguments: Arguments) async throws -> Catalog { try await ArchivePlace(arguments).open() }
+    static func catalog(_ configuration: Configuration) async throws -> Catalog { try await ArchivePlace(configuration).open() }
 
     /// The sources of a configuration that `--source` names, or all of them.
     static func sources(_ arguments: Arguments, of configuration: Configuration) throws -> [Configuration.Source] {

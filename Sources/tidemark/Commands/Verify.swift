@@ -33,12 +33,12 @@ let verifyCommand = Command(
             help: "Compare what indexes say with the archived WAL, and write those anew that are missing or damaged. Nothing else is changed."),
     ], example: "tidemark verify --contents --archive file:///srv/tidemark"
 ) { arguments in
-    let location = try Shared.location(arguments)
+    let place = try ArchivePlace(arguments)
     let isJSON = arguments.has("json")
     let wanted = arguments.all("source")
     let options = VerifyOptions(contents: arguments.has("contents"), reindex: arguments.has("reindex"))
     return try await interruptible {
-        let catalog = try await Catalog.open(try location.open())
+        let catalog = try await place.open()
         let known = try await catalog.storedSources()
         for name in wanted where !known.contains(name) {
             throw ArchiveError(

@@ -164,9 +164,9 @@ let windowCommand = Command(
     "window", "The times that can be restored, for each source and together, with gaps.", options: Shared.place + [Shared.source],
     example: "tidemark window --json"
 ) { arguments in
-    let location = try Shared.location(arguments)
+    let place = try ArchivePlace(arguments)
     return try await interruptible {
-        let catalog = try await Catalog.open(try location.open())
+        let catalog = try await place.open()
         let loader = PlanLoader(catalog: catalog, kinds: Registry.kinds)
         let wanted = arguments.all("source")
         let known = try await catalog.sources()

@@ -31,6 +31,13 @@ struct Configuration: Sendable {
     var tail: Double
     /// The agent's own directory.
     var state: String
+    /// Other places that are to hold the same archive.
+    var copies: [String] = []
+    /// Whom the archive is encrypted for: age's public keys, `age1…`; empty: nobody, it is not encrypted.
+    var recipients: [String] = []
+    /// Files with the age identities that open it, for hosts that restore.
+    var identities: [String] = []
+    var bandwidth = BandwidthPlan()
     /// Where the agent's status server will listen.
     var listen: String?
     /// Queries that the cross-check after a restore asks beside GitLab's own, by source.
@@ -95,10 +102,21 @@ struct Configuration: Sendable {
         }
 
         self.path = path
-        let top = try fields(root, ["archive", "sources", "tail", "state", "listen", "checks"], of: "the configuration")
+        let top = try fields(root, ["archive", "copies", "encrypt", "bandwidth", "sources", "tail", "state", "listen", "checks"], of: "the configuration")
         guard let archiveNode = top["archive"] else { throw fail(root.place, "'archive' is missing", "Write: archive: file:///srv/tidemark") }
         archive = try text(archiveNode, "archive")
         do { _ = try StoreLocation(archive) } catch { throw fail(archiveNode.place, String(error.message.dropLast()), error.remedy) }
+        if let node = top["copies"] {
+            guard case .sequence(let items, _) = node, !items.isEmpty else { throw fail(node.place, "'copies' takes a list of URLs") }
+            for item in items {
+                let url = try text(item, "copies")
+                do { _ = try StoreLocation(url) } catch { throw fail(item.place, String(error.message.dropLast()), error.remedy) }
+                guard url != archive, !copies.contains(url) else { throw fail(item.place, "'\(url)' is named twice") }
+                copies.append(url)
+            }
+        }
+        if let node = top["encrypt"] { (recipients, identities) = try Self.encryption(node, fields: fields, text: text, fail: fail) }
+        if let node = top["bandwidth"] { bandwidth = try Self.bandwidth(node, fields: fields, text: text, fail: fail) }
 
         tail = 1
         if let node = top["tail"] {

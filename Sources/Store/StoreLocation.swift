@@ -1,0 +1,150 @@
+import ArchiveCore
+import Runtime
+
+/// An archive's URL, taken apart: `scheme://name/path?option=value&…`.
+struct StoreURL: Sendable, Hashable {
+    var scheme: String
+    /// A bucket or container; empty for a directory.
+    var name: String
+    /// Without the slashes around it.
+    var path: String
+    var options: [String: String]
+    let text: String
+
+    /// - Throws: `.usage`, also when a user name or a password is in it: what is in a URL ends up in logs.
+    init(_ text: String) throws(ArchiveError) {
+        self.text = text
+        func fail(_ why: String, _ remedy: String) -> ArchiveError { ArchiveError(.usage, "'\(text)' \(why).", remedy: remedy) }
+        guard let colon = text.firstRange(of: "://"), colon.lowerBound != text.startIndex else {
+            throw fail("is not an archive's URL", "Write it as file:///srv/tidemark or s3://bucket/folder.")
+        }
+        scheme = String(text[..<colon.lowerBound])
+        var rest = text[colon.upperBound...]
+        options = [:]
+        if let mark = rest.firstIndex(of: "?") {
+            for item in rest[rest.index(after: mark)...].split(separator: "&") {
+                let parts = item.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+                guard parts.count == 2, let value = percentDecoded(parts[1]), !value.isEmpty, options[String(parts[0])] == nil else {
+                    throw fail("has an option '\(parts[0])' without a value, or twice", "Write options as ?name=value&name=value.")
+                }
+                options[String(parts[0])] = value
+            }
+            rest = rest[..<mark]
+        }
+        let slash = rest.firstIndex(of: "/") ?? rest.endIndex
+        name = String(rest[..<slash])
+        guard !name.contains("@") else {
+            throw ArchiveError(.usage, "An archive's URL names a user.", remedy: "Leave it out: credentials come from the environment or from files.")
+        }
+        path = String(rest[slash...])
+        while path.hasPrefix("/") { path.removeFirst() }
+        while path.hasSuffix("/") { path.removeLast() }
+    }
+
+    /// - Throws: `.usage` for an option that is not among `known`.
+    func checkOptions(_ known: [String]) throws(ArchiveError) {
+        for option in options.keys.sorted() where !known.contains(option) {
+            throw ArchiveError(
+                .usage, "'\(text)' has an option '\(option)', which \(scheme):// does not know.", remedy: "It knows: \(known.joined(separator: ", ")).")
+        }
+    }
+
+    /// - Throws: `.usage` unless the path is empty or what object keys are made of.
+    func keyPrefix() throws(ArchiveError) -> String {
+        guard path.isEmpty || path.utf8.count <= 200 && ObjectKey(path) != nil else {
+            throw ArchiveError(
+                .usage, "'\(text)' has a folder that object names cannot begin with.", remedy: "Use letters, digits and '._-+@=', with '/' between parts.")
+        }
+        return path.isEmpty ? "" : path + "/"
+    }
+}
+
+private func percentDecoded(_ text: Substring) -> String? {
+    var bytes: [UInt8] = []
+    var rest = Array(text.utf8)[...]
+    while let byte = rest.popFirst() {
+        guard byte == UInt8(ascii: "%") else {
+            bytes.append(byte)
+            continue
+        }
+        guard rest.count >= 2, let value = UInt8(String(decoding: rest.prefix(2), as: UTF8.self), radix: 16) else { return nil }
+        bytes.append(value)
+        rest = rest.dropFirst(2)
+    }
+    return String(validating: bytes, as: UTF8.self)
+}
+
+/// What stores of the cloud are given by the process that they run in.
+public struct StoreContext: Sendable {
+    /// Makes the connection to a service.
+    public var transport: @Sendable (TransportOptions) throws -> any HTTPTransport
+    /// Looks up a variable of the environment.
+    public var environment: @Sendable (String) -> String?
+    public var now: @Sendable () -> Moment
+    /// Tells somebody what they should know, in one sentence without secrets.
+    public var warn: @Sendable (String) -> Void
+
+    public init(
+        transport: @escaping @Sendable (TransportOptions) throws -> any HTTPTransport, environment: @escaping @Sendable (String) -> String?,
+        now: @escaping @Sendable () -> Moment, warn: @escaping @Sendable (String) -> Void
+    ) {
+        self.transport = transport
+        self.environment = environment
+        self.now = now
+        self.warn = warn
+    }
+}
+
+/// How to talk to a service; the options of an archive's URL that all clouds share.
+public struct TransportOptions: Sendable, Hashable {
+    /// A PEM file with the authorities to trust; `nil`: the system's.
+    public var caFile: String?
+    /// Such as `http://proxy:3128`; `nil`: what the environment says (`https_proxy`, `no_proxy`); empty: none.
+    public var proxy: String?
+    /// Seconds until a connection must stand, and without a byte until a transfer counts as stalled.
+    public var connectTimeout = 10.0
+    public var stallTimeout = 30.0
+
+    static let names = ["ca-file", "proxy", "connect-timeout", "stall-timeout"]
+
+    public init() {}
+
+    init(_ url: StoreURL) throws(ArchiveError) {
+        caFile = url.options["ca-file"]
+        proxy = url.options["proxy"]
+        func seconds(_ name: String, _ standard: Double) throws(ArchiveError) -> Double {
+            guard let text = url.options[name] else { return standard }
+            guard text.hasSuffix("s"), let value = Double(text.dropLast()), (0.1...3600).contains(value) else {
+                throw ArchiveError(.usage, "'\(text)' is no value for '\(name)'.", remedy: "Write seconds, such as \(name)=10s.")
+            }
+            return value
+        }
+        connectTimeout = try seconds("connect-timeout", connectTimeout)
+        stallTimeout = try seconds("stall-timeout", stallTimeout)
+    }
+}
+
+/// The place that an archive's URL names.
+public enum StoreLocation: Sendable, Hashable, CustomStringConvertible {
+    case file(path: String)
+
+    /// - Throws: `.usage` for a URL of no known kind.
+    public init(_ text: String) throws(ArchiveError) {
+        let url = try StoreURL(text)
+        switch url.scheme {
+        case "file":
+            guard url.name.isEmpty, !url.path.isEmpty, url.options.isEmpty, !url.path.utf8.contains(0) else {
+                throw ArchiveError(.usage, "'\(text)' does not name an absolute directory.", remedy: "Write it as file:///srv/tidemark.")
+            }
+            self = .file(path: "/" + url.path)
+        default:
+            throw ArchiveError(
+                .usage, "Archives at '\(url.scheme)://…' are not supported by this version.", remedy: "Use a directory: file:///srv/tidemark.")
+        }
+    }
+
+    public var description: String { switch self { case .file(let path): "file://\(path)" } }
+
+    /// The store itself; nothing is asked or created before it is used.
+    public func open(_ context: StoreContext) throws -> any ObjectStore { switch self { case .file(let path): FileStore(path: path) } }
+}
