@@ -43,7 +43,7 @@ let package = Package(
         module("SourceGitaly", ["ArchiveCore", "Source", "DurableIO", "Runtime", "Digests"]),
         module("Pack", ["ArchiveCore", "Digests", "CZstd", "CCrypto"]),
         module("Store", ["ArchiveCore", "DurableIO", "Runtime", "Digests", "CCurl", "CCrypto"]),
-        module("Catalog", ["ArchiveCore", "Source", "Pack", "Store", "Digests"]),
+        module("Catalog", ["ArchiveCore", "Source", "Pack", "Store", "Digests", "Runtime"]),
         module("Planner", ["ArchiveCore"]),
         module("Restore", ["ArchiveCore", "Source", "Planner", "Catalog", "Pack", "Store", "DurableIO", "Runtime", "Digests"]),
         module("CrossCheck", ["ArchiveCore", "Source", "DurableIO", "Runtime", "CGit2"]),
