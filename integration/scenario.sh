@@ -199,7 +199,7 @@ use_store() {
         azblob) start_azure_fake; ARCHIVE_URL="azblob://tidemark-test/world?account=$AZURE_STORAGE_ACCOUNT&endpoint=$AZURE_URL" ;;
         *) die "no kind of store: $1" ;;
     esac
-    note "archive: ${ARCHIVE_URL:-file://$ARCHIVE}"
+    note "archive: ${ARCHIVE_URL:-a directory}"
 }
 
 # use_encryption: two people may open the archive; IDENTITY is the second's file.
