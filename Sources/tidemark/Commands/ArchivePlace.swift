@@ -8,7 +8,8 @@ import Store
 struct ArchivePlace: Sendable, CustomStringConvertible {
     /// The primary, then its copies.
     var locations: [StoreLocation]
-    var bandwidth = BandwidthPlan()
+    /// Shared by everything that this process sends to and gets from archives; `nil`: no limit.
+    var bandwidth: Bandwidth?
     /// Age public keys, `age1…`, that new content is encrypted for.
     var recipients: [String] = []
     /// Files with age identities.
@@ -28,7 +29,7 @@ struct ArchivePlace: Sendable, CustomStringConvertible {
 
     init(_ configuration: Configuration) throws {
         locations = try ([configuration.archive] + configuration.copies).map { url throws(ArchiveError) in try StoreLocation(url) }
-        bandwidth = configuration.bandwidth
+        bandwidth = Bandwidth(configuration.bandwidth, now: { now() })
         recipients = configuration.recipients
         identities = configuration.identities
     }
@@ -44,7 +45,7 @@ struct ArchivePlace: Sendable, CustomStringConvertible {
 
     private var context: StoreContext {
         StoreContext(
-            transport: { _ in throw ArchiveError(.usage, "This version speaks to no service.") },
+            transport: { [bandwidth] in CurlTransport($0, bandwidth: bandwidth) },
             environment: { name in getenv(name).map { String(cString: $0) } }, now: { now() }, warn: { Log("archive").warning($0) })
     }
 }
