@@ -9,12 +9,19 @@ enum StoreUnderTest: String, CaseIterable, Sendable {
     case memory, file
     /// By moto; and as a server that does not know conditions.
     case s3, s3WithoutConditions
+    /// Google Cloud Storage, by two emulators: one honours conditions, the other does not.
+    case gcs, gcsWithoutConditions
+    case azure, azureWithoutConditions
     func make(in directory: TemporaryDirectory) async throws -> any ObjectStore {
         switch self {
         case .memory: MemoryStore()
         case .file: FileStore(path: directory.path + "/archive")
         case .s3: try await S3Server.shared().store()
         case .s3WithoutConditions: try await S3Server.shared().store(transport: { DeafTransport(inner: $0, header: "if-none-match") })
+        case .gcs: try await CloudPlace(.fakeGCS).store()
+        case .gcsWithoutConditions: try await CloudPlace(.gcpEmulator).store()
+        case .azure: try await CloudPlace(.azure).store()
+        case .azureWithoutConditions: try await CloudPlace(.azureWithoutConditions).store()
         }
     }
 }
