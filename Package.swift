@@ -59,6 +59,8 @@ let package = Package(
         .executableTarget(
             name: "archive-generator", dependencies: ["ArchiveCore", "ArchiveTesting", "Source", "Pack", "Store", "Catalog"], path: "Sources/ArchiveGenerator",
             swiftSettings: settings),
+        .executableTarget(
+            name: "store-bench", dependencies: ["ArchiveCore", "DurableIO", "Runtime", "Store"], path: "Sources/StoreBench", swiftSettings: settings),
         module("ArchiveTesting", ["ArchiveCore", "Source", "Store", "DurableIO", "Runtime"]),
         tests("ArchiveCoreTests", ["ArchiveCore"]),
         tests("RuntimeTests", ["Runtime", "DurableIO"]),
