@@ -59,10 +59,10 @@ let package = Package(
         .executableTarget(
             name: "archive-generator", dependencies: ["ArchiveCore", "ArchiveTesting", "Source", "Pack", "Store", "Catalog"], path: "Sources/ArchiveGenerator",
             swiftSettings: settings),
-        module("ArchiveTesting", ["ArchiveCore", "Source", "Store", "DurableIO", "Runtime"]),
+        module("ArchiveTesting", ["ArchiveCore", "Source", "Store", "DurableIO", "Runtime", "Digests"]),
         tests("ArchiveCoreTests", ["ArchiveCore"]),
         tests("RuntimeTests", ["Runtime", "DurableIO"]),
-        tests("StoreTests", ["Store", "DurableIO"]),
+        tests("StoreTests", ["Store", "DurableIO", "Runtime"]),
         tests("PackTests", ["Pack", "Catalog", "Planner", "Store"]),
         tests("RestoreTests", ["Restore", "Planner", "Catalog", "Pack", "Store", "SourceGitaly", "DurableIO"]),
         tests("ConsistencyTests", ["Restore", "Planner", "Catalog", "Pack", "Store", "Source"]),
