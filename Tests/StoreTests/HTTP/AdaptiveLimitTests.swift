@@ -32,11 +32,12 @@ struct AdaptiveLimitTests {
     func gate() async throws {
         let gate = RequestGate(AdaptiveLimit(start: 2, maximum: 2))
         let rounds = [try await gate.enter(), try await gate.enter()]
-        let order = Mutex<[Int]>([])
+        final class Order: Sendable { let of = Mutex<[Int]>([]) }
+        let order = Order()
         let tasks = (0..<5).map { n in
             let task = Task {
                 let round = try await gate.enter()
-                order.withLock { $0.append(n) }
+                order.of.withLock { $0.append(n) }
                 return round
             }
             while gate.waiting <= n { sched_yield() }
@@ -46,7 +47,7 @@ struct AdaptiveLimitTests {
         await #expect(throws: CancellationError.self) { try await tasks[1].value }
         gate.leave(rounds[0], .success)
         _ = try await tasks[0].value
-        #expect(order.withLock { $0 } == [0])
+        #expect(order.of.withLock { $0 } == [0])
         // Half as many: the next that leaves makes no place.
         gate.leave(rounds[1], .slower)
         #expect(gate.waiting == 3 && gate.limit == 1)
@@ -54,6 +55,6 @@ struct AdaptiveLimitTests {
             gate.leave(try await tasks[n].value, .failure)
         }
         _ = try await tasks[4].value
-        #expect(order.withLock { $0 } == [0, 2, 3, 4])
+        #expect(order.of.withLock { $0 } == [0, 2, 3, 4])
     }
 }

@@ -21,24 +21,26 @@ struct BandwidthTests {
     func bucket() {
         let time = ManualTime()
         var bucket = TokenBucket(rate: 1000, at: time.now)
-        #expect(bucket.take(250) && !bucket.take(1))
-        time.pass(100)
-        bucket.advance(to: time.now, rate: 1000)
-        #expect(bucket.take(1250) && !bucket.take(1) && bucket.wait == 1.001)
-        time.pass(0.5)
-        bucket.advance(to: time.now, rate: 1000)
-        #expect(!bucket.take(1))
+        var seen: [Bool] = []
+        func after(_ seconds: Double, rate: UInt64? = 1000, take sizes: Int...) {
+            time.pass(seconds)
+            bucket.advance(to: time.now, rate: rate)
+            seen += sizes.map { bucket.take($0) }
+        }
+        after(0, take: 250, 1)
+        #expect(seen == [true, false])
+        after(100, take: 1250, 1)
+        #expect(seen.suffix(2) == [true, false] && bucket.wait == 1.001)
+        after(0.5, take: 1)
         // The clock was set back: nothing comes in, nothing breaks.
-        time.pass(-3600)
-        bucket.advance(to: time.now, rate: 1000)
-        #expect(!bucket.take(1))
-        time.pass(0.6)
-        bucket.advance(to: time.now, rate: 1000)
-        #expect(bucket.take(1))
-        bucket.advance(to: time.now, rate: nil)
-        #expect(bucket.take(1 << 40) && bucket.wait == 0)
-        bucket.advance(to: time.now, rate: 10)
-        #expect(!bucket.take(1))
+        after(-3600, take: 1)
+        #expect(seen.suffix(2) == [false, false])
+        after(0.6, take: 1)
+        #expect(seen.last == true)
+        after(0, rate: nil, take: 1 << 40)
+        #expect(seen.last == true && bucket.wait == 0)
+        after(0, rate: 10, take: 1)
+        #expect(seen.last == false)
     }
 
     @Test("over a minute, as many bytes pass as the rate says, evenly, whatever the sizes")
@@ -67,18 +69,25 @@ struct BandwidthTests {
     func line() {
         let time = ManualTime()
         var line = BandwidthLine(TokenBucket(rate: 1000, at: time.now))
-        #expect(line.take(250, for: 1))
-        #expect(!line.take(100, for: 2) && !line.take(100, for: 3) && !line.take(100, for: 4) && line.wait != nil)
+        func after(_ seconds: Double) -> [UInt64] {
+            time.pass(seconds)
+            line.advance(to: time.now, rate: 1000)
+            return line.admit().map(\.id)
+        }
+        var taken = [line.take(250, for: 1), line.take(100, for: 2), line.take(100, for: 3), line.take(100, for: 4)]
+        #expect(taken == [true, false, false, false] && line.wait != nil)
         line.leave(3, unused: 0)
         time.pass(0.05)
         line.advance(to: time.now, rate: 1000)
-        #expect(!line.take(1, for: 5))
-        #expect(line.admit().map(\.id) == [2])
-        time.pass(10)
-        line.advance(to: time.now, rate: 1000)
-        #expect(line.admit().map(\.id) == [4, 5] && line.wait == nil)
+        taken = [line.take(1, for: 5)]
+        #expect(taken == [false])
+        var admitted = after(0)
+        #expect(admitted == [2])
+        admitted = after(10)
+        #expect(admitted == [4, 5] && line.wait == nil)
         line.leave(4, unused: 100)
-        #expect(line.take(249, for: 6) && !line.take(1, for: 7))
+        taken = [line.take(249, for: 6), line.take(1, for: 7)]
+        #expect(taken == [true, false])
     }
 
     @Test("follows its plan as time passes")
@@ -97,7 +106,7 @@ struct BandwidthTests {
 
     @Test("limits all transfers together, both ways", arguments: [true, false])
     func measured(_ up: Bool) async throws {
-        let size = 500_000
+        let size = 100_000
         let server = try tinyServer { head, _, connection in connection.answer(200, body: [UInt8](repeating: 7, count: head.method == "GET" ? size : 0)) }
         defer { server.stop() }
         let limits = BandwidthPlan.Limits(upload: up ? 1_000_000 : nil, download: up ? nil : 1_000_000)
@@ -106,19 +115,19 @@ struct BandwidthTests {
         if up { request = HTTPRequest(.put, scheme: "http", host: request.host, path: "/", body: [UInt8](repeating: 7, count: size)) }
         let start = ContinuousClock.now
         let ends = try await withThrowingTaskGroup(of: Duration.self) { group in
-            for _ in 0..<4 {
+            for _ in 0..<24 {
                 group.addTask { [request] in
-                    // Waiting in line is no stall.
-                    let answer = try await CurlTransport(options(stall: 0.2), bandwidth: bandwidth).send(request)
+                    // A turn comes every 1.5 s: waiting in line is no stall.
+                    let answer = try await CurlTransport(options(stall: 1), bandwidth: bandwidth).send(request)
                     #expect(answer.body.count == (up ? 0 : size))
                     return ContinuousClock.now - start
                 }
             }
             return try await group.reduce(into: []) { $0.append($1) }.sorted()
         }
-        #expect(ends[3] >= .seconds(1.5) && ends[3] < .seconds(6), "\(ends)")
-        // Shared: none was done when it alone could have been.
-        #expect(ends[0] > .seconds(0.8), "\(ends)")
+        #expect(ends[23] >= .seconds(1.8) && ends[23] < .seconds(8), "\(ends)")
+        // Shared: none was done when it alone could have been, after 0.1 s.
+        #expect(ends[0] > .seconds(0.2) && ends[12] > .seconds(1), "\(ends)")
     }
 
     @Test("a transfer that waits for bandwidth ends when it is cancelled, and those behind it go on")

@@ -17,12 +17,12 @@ struct FaultProxyTests {
             return connection.answer(200, body: head.method == "GET" ? self.body : [])
         }
         defer { server.stop() }
-        let proxy = try FaultProxy(upstream: server.port, plan: .script([kind]))
+        let proxy = try FaultProxy(upstream: server.port, plan: .script([kind]), delay: 0.1)
         defer { proxy.stop() }
         var request = HTTPRequest(method, scheme: "http", host: "127.0.0.1:\(proxy.port)", path: "/")
         if method == .put { request.body = body }
         let result: Result<HTTPResponse, any Error>
-        do { result = .success(try await CurlTransport(options(stall: 0.3)).send(request)) } catch { result = .failure(error) }
+        do { result = .success(try await CurlTransport(options(stall: 2)).send(request)) } catch { result = .failure(error) }
         return (result, stored.bodies.withLock { $0 }, proxy.faults)
     }
     private final class Stored: Sendable { let bodies = Mutex<[[UInt8]]>([]) }
@@ -45,7 +45,9 @@ struct FaultProxyTests {
         if kind == .error503 || kind == .error429 { #expect(try result.get()["retry-after"] == "1") }
     }
 
-    @Test("so does a get", arguments: [(.cutAnswer, .failed(.cut)), (.truncate, .done), (.corruptAnswer, .done), (.pass, .done)] as [(FaultProxy.Kind, Seen)])
+    @Test(
+        "so does a get",
+        arguments: [(.cutAnswer, .failed(.cut)), (.truncate, .done), (.corruptAnswer, .done), (.pass, .done)] as [(FaultProxy.Kind, Seen)])
     func gets(_ kind: FaultProxy.Kind, _ seen: Seen) async throws {
         let (result, _, faults) = try await exchange(kind, .get)
         #expect(Seen(result) == seen && faults == [kind: 1])

@@ -46,7 +46,9 @@ struct HTTPClientTests {
     private let start = Moment("2026-11-25T03:00:00Z")!
     private let request = HTTPRequest(.put, host: "b.example", path: "/k", query: [("X-Amz-Signature", "SECRET")], headers: [("Authorization", "SECRET")])
 
-    private func client(_ transport: any HTTPTransport, _ time: FakeTime, _ policy: RetryPolicy = RetryPolicy(), limit: AdaptiveLimit = AdaptiveLimit()) -> HTTPClient {
+    private func client(
+        _ transport: any HTTPTransport, _ time: FakeTime, _ policy: RetryPolicy = RetryPolicy(), limit: AdaptiveLimit = AdaptiveLimit()
+    ) -> HTTPClient {
         let start = start
         return HTTPClient(transport, service: "s3://b", now: { start }, policy: policy, limit: limit, pacing: time.pacing)
     }
@@ -57,7 +59,7 @@ struct HTTPClientTests {
 
     @Test("repeats what may pass, signing anew, with pauses that double up to 10 s", arguments: [HTTPFailure.Kind.unreachable, .timeout, .cut, .malformed])
     func repeats(_ kind: HTTPFailure.Kind) async throws {
-        let transport = ScriptedTransport([.failure(HTTPFailure(kind, "no")), answer(500), answer(500), answer(500), answer(500), answer(500), answer(500), answer(500), answer(404)])
+        let transport = ScriptedTransport([.failure(HTTPFailure(kind, "no"))] + [Int](repeating: 500, count: 7).map { answer($0) } + [answer(404)])
         let time = FakeTime()
         let signatures = Counter()
         let response = try await client(transport, time).send(
@@ -97,7 +99,7 @@ struct HTTPClientTests {
         #expect(transport.requests.count == 3)
         let time = FakeTime()
         let long = await #expect(throws: ArchiveError.self) { try await client(ScriptedTransport([answer(500)]), time).ask(request) }
-        #expect(long?.message == "s3://b did not answer PUT https://b.example/k in 11 attempts over 53 s: status 500.")
+        #expect(long?.message == "s3://b did not answer PUT https://b.example/k in 12 attempts over 53 s: status 500.")
         #expect(time.pauses.reduce(0, +) <= 60)
         #expect(few.map { "\($0)".contains("SECRET") } == false)
     }
