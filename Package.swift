@@ -62,7 +62,7 @@ let package = Package(
         module("ArchiveTesting", ["ArchiveCore", "Source", "Store", "DurableIO", "Runtime", "Digests"]),
         tests("ArchiveCoreTests", ["ArchiveCore"]),
         tests("RuntimeTests", ["Runtime", "DurableIO"]),
-        tests("StoreTests", ["Store", "DurableIO", "Runtime"]),
+        tests("StoreTests", ["Store", "DurableIO", "Runtime", "CCurl"]),
         tests("PackTests", ["Pack", "Catalog", "Planner", "Store"]),
         tests("RestoreTests", ["Restore", "Planner", "Catalog", "Pack", "Store", "SourceGitaly", "DurableIO"]),
         tests("ConsistencyTests", ["Restore", "Planner", "Catalog", "Pack", "Store", "Source"]),

@@ -14,7 +14,11 @@ struct CurlTransportTests {
         let server = try tinyServer { head, body, connection in
             let seen = ["expect", "transfer-encoding", "content-type"].filter { head[$0] != nil }
             return connection.answer(
-                200, [("X-Start", head.start), ("X-Agent", head["user-agent"] ?? ""), ("X-Empty", head["x-none"] ?? "missing"), ("X-Seen", seen.joined())], body: body)
+                200,
+                [
+                    ("X-Start", head.start), ("X-Agent", head["user-agent"] ?? ""), ("X-Empty", head["x-none"] ?? "missing"),
+                    ("X-Seen", seen.joined()),
+                ], body: body)
         }
         defer { server.stop() }
         var request = HTTPRequest(
@@ -97,7 +101,9 @@ struct CurlTransportTests {
     func shapes() async throws {
         let server = try tinyServer { head, _, connection in
             switch head.target {
-            case "/continue": connection.write(Array("HTTP/1.1 100 Continue\r\nX-A: 1\r\n\r\nHTTP/1.1 201 Created\r\nX-A:  2 \r\nContent-Length: 1\r\n\r\nx".utf8))
+            case "/continue":
+                connection.write(Array("HTTP/1.1 100 Continue\r\nX-A: 1\r\n\r\n".utf8))
+                connection.write(Array("HTTP/1.1 201 Created\r\nX-A:  2 \r\nContent-Length: 1\r\n\r\nx".utf8))
             case "/chunked":
                 connection.write(Array("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\nX-A: trailer\r\n\r\n".utf8))
             default: connection.write(Array("HTTP/1.1 200 OK\r\n\r\nuntil the end".utf8))
@@ -222,10 +228,11 @@ struct CurlTransportTests {
             var request = get(port, path, limit: limit)
             request.query = [("X-Amz-Signature", "QUERYSECRET")]
             request.headers = [("Authorization", "HEADERSECRET")]
-            for proxy in ["", "http://user:PROXYSECRET@127.0.0.1:1", "nonsense://user:PROXYSECRET@127.0.0.1:1", "http://user:PROXYSECRET@127.0.0.1:port"] {
+            for proxy in ["", "http://u:PROXYSECRET@127.0.0.1:1", "nonsense://u:PROXYSECRET@127.0.0.1:1", "http://u:PROXYSECRET@127.0.0.1:port"] {
                 let failure = try await failure { try await CurlTransport(options(stall: 0.2, proxy: proxy)).send(request) }
                 #expect(!"\(failure)".contains("SECRET"), "\(failure)")
-                let client = HTTPClient(CurlTransport(options(stall: 0.2, proxy: proxy)), service: "s3://b", now: { Moment(nanoseconds: 0) }, policy: .once)
+                let transport = CurlTransport(options(stall: 0.2, proxy: proxy))
+                let client = HTTPClient(transport, service: "s3://b", now: { Moment(nanoseconds: 0) }, policy: .once)
                 let error = await #expect(throws: ArchiveError.self) { try await client.ask(request) }
                 #expect(error.map { "\($0)".contains("SECRET") } == false)
             }

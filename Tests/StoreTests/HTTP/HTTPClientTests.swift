@@ -44,7 +44,8 @@ final class FakeTime: Sendable {
 @Suite("A client of HTTP", .timeLimit(.minutes(1)))
 struct HTTPClientTests {
     private let start = Moment("2026-11-25T03:00:00Z")!
-    private let request = HTTPRequest(.put, host: "b.example", path: "/k", query: [("X-Amz-Signature", "SECRET")], headers: [("Authorization", "SECRET")])
+    private let request = HTTPRequest(
+        .put, host: "b.example", path: "/k", query: [("X-Amz-Signature", "SECRET")], headers: [("Authorization", "SECRET")])
 
     private func client(
         _ transport: any HTTPTransport, _ time: FakeTime, _ policy: RetryPolicy = RetryPolicy(), limit: AdaptiveLimit = AdaptiveLimit()
@@ -57,7 +58,9 @@ struct HTTPClientTests {
         .success(HTTPResponse(status: status, headers: headers))
     }
 
-    @Test("repeats what may pass, signing anew, with pauses that double up to 10 s", arguments: [HTTPFailure.Kind.unreachable, .timeout, .cut, .malformed])
+    @Test(
+        "repeats what may pass, signing anew, with pauses that double up to 10 s",
+        arguments: [HTTPFailure.Kind.unreachable, .timeout, .cut, .malformed])
     func repeats(_ kind: HTTPFailure.Kind) async throws {
         let transport = ScriptedTransport([.failure(HTTPFailure(kind, "no"))] + [Int](repeating: 500, count: 7).map { answer($0) } + [answer(404)])
         let time = FakeTime()
@@ -107,8 +110,8 @@ struct HTTPClientTests {
     @Test(
         "waits as long as the server asks, but not for ever",
         arguments: [
-            (429, "3", 3.0), (503, "0", 0.1), (503, "Wed, 25 Nov 2026 03:00:07 GMT", 7), (503, "Wed, 25 Nov 2026 02:00:00 GMT", 0.1), (503, "100000", 60),
-            (500, "3", 0.1), (429, "-3", 0.1), (429, "soon", 0.1), (429, "", 0.1),
+            (429, "3", 3.0), (503, "0", 0.1), (503, "Wed, 25 Nov 2026 03:00:07 GMT", 7), (503, "Wed, 25 Nov 2026 02:00:00 GMT", 0.1),
+            (503, "100000", 60), (500, "3", 0.1), (429, "-3", 0.1), (429, "soon", 0.1), (429, "", 0.1),
         ])
     func retryAfter(_ status: Int, _ text: String, _ seconds: Double) async throws {
         let time = FakeTime()
