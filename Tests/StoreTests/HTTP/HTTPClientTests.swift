@@ -5,7 +5,7 @@ import Synchronization
 import Testing
 
 /// Answers from a list; the last one for ever.
-final class ScriptedTransport: HTTPTransport {
+final class ListedAnswers: HTTPTransport {
     private let state: Mutex<(answers: [Result<HTTPResponse, HTTPFailure>], requests: [HTTPRequest])>
 
     init(_ answers: [Result<HTTPResponse, HTTPFailure>]) { state = Mutex((answers, [])) }
@@ -62,7 +62,7 @@ struct HTTPClientTests {
         "repeats what may pass, signing anew, with pauses that double up to 10 s",
         arguments: [HTTPFailure.Kind.unreachable, .timeout, .cut, .malformed])
     func repeats(_ kind: HTTPFailure.Kind) async throws {
-        let transport = ScriptedTransport([.failure(HTTPFailure(kind, "no"))] + [Int](repeating: 500, count: 7).map { answer($0) } + [answer(404)])
+        let transport = ListedAnswers([.failure(HTTPFailure(kind, "no"))] + [Int](repeating: 500, count: 7).map { answer($0) } + [answer(404)])
         let time = FakeTime()
         let signatures = Counter()
         let response = try await client(transport, time).send(
@@ -80,13 +80,13 @@ struct HTTPClientTests {
     @Test("the pauses are jittered in full")
     func jitter() async throws {
         let time = FakeTime(random: 0.25)
-        _ = try await client(ScriptedTransport([answer(500), answer(500), answer(200)]), time).ask(request)
+        _ = try await client(ListedAnswers([answer(500), answer(500), answer(200)]), time).ask(request)
         #expect(time.pauses == [0.025, 0.05])
     }
 
     @Test("never repeats what no repetition cures", arguments: [HTTPFailure.Kind.tls, .tooLong, .proxy, .request])
     func final(_ kind: HTTPFailure.Kind) async throws {
-        let transport = ScriptedTransport([.failure(HTTPFailure(kind, "The reason."))])
+        let transport = ListedAnswers([.failure(HTTPFailure(kind, "The reason."))])
         let error = await #expect(throws: ArchiveError.self) { try await client(transport, FakeTime()).ask(request) }
         #expect(error?.code == .storeUnavailable && error?.message == "s3://b did not answer PUT https://b.example/k: The reason.")
         #expect(error?.remedy != nil)
@@ -95,13 +95,13 @@ struct HTTPClientTests {
 
     @Test("gives up after its attempts, or its patience, and says so")
     func givesUp() async throws {
-        let transport = ScriptedTransport([answer(503)])
+        let transport = ListedAnswers([answer(503)])
         let few = await #expect(throws: ArchiveError.self) { try await client(transport, FakeTime(), RetryPolicy(attempts: 3)).ask(request) }
         #expect(few?.message == "s3://b did not answer PUT https://b.example/k in 3 attempts over 0 s: status 503.")
         #expect(few?.code.isRetryable == true)
         #expect(transport.requests.count == 3)
         let time = FakeTime()
-        let long = await #expect(throws: ArchiveError.self) { try await client(ScriptedTransport([answer(500)]), time).ask(request) }
+        let long = await #expect(throws: ArchiveError.self) { try await client(ListedAnswers([answer(500)]), time).ask(request) }
         #expect(long?.message == "s3://b did not answer PUT https://b.example/k in 12 attempts over 53 s: status 500.")
         #expect(time.pauses.reduce(0, +) <= 60)
         #expect(few.map { "\($0)".contains("SECRET") } == false)
@@ -115,13 +115,13 @@ struct HTTPClientTests {
         ])
     func retryAfter(_ status: Int, _ text: String, _ seconds: Double) async throws {
         let time = FakeTime()
-        _ = try await client(ScriptedTransport([answer(status, [("Retry-After", text)]), answer(200)]), time).ask(request)
+        _ = try await client(ListedAnswers([answer(status, [("Retry-After", text)]), answer(200)]), time).ask(request)
         #expect(time.pauses == [seconds])
     }
 
     @Test("ends at once when its task is cancelled")
     func cancelled() async throws {
-        for transport in [ScriptedTransport([.failure(HTTPFailure(.cancelled, "x"))]), ScriptedTransport([answer(500)])] {
+        for transport in [ListedAnswers([.failure(HTTPFailure(.cancelled, "x"))]), ListedAnswers([answer(500)])] {
             let task = Task {
                 while !Task.isCancelled { await Task.yield() }
                 return try await client(transport, FakeTime()).ask(request)
@@ -133,7 +133,7 @@ struct HTTPClientTests {
 
     @Test("what the signer throws comes through, and gives its place back")
     func signer() async throws {
-        let client = client(ScriptedTransport([answer(200)]), FakeTime(), limit: AdaptiveLimit(start: 1))
+        let client = client(ListedAnswers([answer(200)]), FakeTime(), limit: AdaptiveLimit(start: 1))
         for _ in 0..<2 {
             await #expect(throws: ArchiveError.self) {
                 try await client.send(request, preparing: { _, _ in throw ArchiveError(.configuration, "No credentials.") }, judging: { _ in .done })
@@ -144,7 +144,7 @@ struct HTTPClientTests {
 
     @Test("asks for less when the service wants it, and for more when all goes well")
     func adapts() async throws {
-        let client = client(ScriptedTransport([answer(503), answer(503), .failure(HTTPFailure(.timeout, "slow")), answer(200)]), FakeTime())
+        let client = client(ListedAnswers([answer(503), answer(503), .failure(HTTPFailure(.timeout, "slow")), answer(200)]), FakeTime())
         #expect(client.concurrency == 16)
         try await client.ask(request)
         #expect(client.concurrency == 2)
