@@ -61,10 +61,10 @@ let package = Package(
             swiftSettings: settings),
         .executableTarget(
             name: "store-bench", dependencies: ["ArchiveCore", "DurableIO", "Runtime", "Store"], path: "Sources/StoreBench", swiftSettings: settings),
-        module("ArchiveTesting", ["ArchiveCore", "Source", "Store", "DurableIO", "Runtime"]),
+        module("ArchiveTesting", ["ArchiveCore", "Source", "Store", "DurableIO", "Runtime", "Digests"]),
         tests("ArchiveCoreTests", ["ArchiveCore"]),
         tests("RuntimeTests", ["Runtime", "DurableIO"]),
-        tests("StoreTests", ["Store", "DurableIO"]),
+        tests("StoreTests", ["Store", "DurableIO", "Runtime", "CCurl"]),
         tests("CopyTests", ["Sidecar", "Restore", "Planner", "Catalog", "Pack", "Store", "Source", "SourceGitaly", "DurableIO", "Runtime"]),
         tests("PackTests", ["Pack", "Catalog", "Planner", "Store"]),
         tests("RestoreTests", ["Restore", "Planner", "Catalog", "Pack", "Store", "SourceGitaly", "DurableIO"]),
