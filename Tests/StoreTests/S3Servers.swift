@@ -54,7 +54,7 @@ struct S3Server: Sendable {
         let life = Pipe()
         let process = Process()
         process.executableURL = URL(fileURLWithPath: "/bin/sh")
-        process.arguments = ["-c", "\"$@\" & cat; kill $!", "sh", tools + "/moto_server", "-H", "127.0.0.1", "-p", "\(port)"]
+        process.arguments = ["-c", "\"$@\" & cat; kill -KILL $!", "sh", tools + "/moto_server", "-H", "127.0.0.1", "-p", "\(port)"]
         process.standardInput = life
         process.standardOutput = FileHandle.nullDevice
         process.standardError = FileHandle.nullDevice

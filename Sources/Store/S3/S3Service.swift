@@ -41,6 +41,8 @@ struct S3Request: Sendable {
     var payload: [UInt8]?
     /// Bytes of an answer that succeeds.
     var limit = 1 << 20
+    /// Whether an answer of 400 is what was hoped for.
+    var mayBeRefused = false
     /// An answer that cannot be, which may be a fault on the way: asked again.
     var check: @Sendable (HTTPResponse) -> String? = { _ in nil }
 }
@@ -49,6 +51,7 @@ struct S3Request: Sendable {
 final class S3Service: Sendable {
     let location: S3Location
     private let context: StoreContext
+    private let pacing: Pacing
     private let lastSkew = Mutex<Double?>(nil)
 
     /// What is found out at the first request.
@@ -59,9 +62,10 @@ final class S3Service: Sendable {
     }
     private let session = Mutex<Task<Session, any Error>?>(nil)
 
-    init(_ location: S3Location, _ context: StoreContext) {
+    init(_ location: S3Location, _ context: StoreContext, _ pacing: Pacing) {
         self.location = location
         self.context = context
+        self.pacing = pacing
     }
 
     /// Seconds that the server's clock was ahead of ours at its last answer with a date; negative: behind.
@@ -97,10 +101,10 @@ final class S3Service: Sendable {
         near.connectTimeout = 2
         near.stallTimeout = 5
         let requests = AWSCredentialRequests(
-            environment: environment, transport: transport, nearby: try context.transport(near), region: place.region, now: context.now)
+            environment: environment, transport: transport, nearby: try context.transport(near), region: place.region, now: context.now, pacing: pacing)
         let chain = S3CredentialChain(environment: environment, files: files, requests: requests, profile: location.profile)
         return Session(
-            place: place, client: HTTPClient(transport, service: location.description, now: context.now),
+            place: place, client: HTTPClient(transport, service: location.description, now: context.now, pacing: pacing),
             credentials: S3CredentialCache { now in try await chain.find(at: now) })
     }
 
@@ -132,6 +136,7 @@ final class S3Service: Sendable {
             },
             judging: { response in
                 self.noteClock(response)
+                if wanted.mayBeRefused, response.status == 400 { return .done }
                 let isTemporary = used.withLock { $0?.sessionToken != nil }
                 let verdict = S3Answer(response).verdict(isHead: wanted.method == .head, mayRenew: isTemporary && renewals.withLock { $0 } == 0)
                 if verdict == .again(S3Answer.renewal) { renewals.withLock { $0 = 1 } }

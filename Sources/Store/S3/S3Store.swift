@@ -12,8 +12,10 @@ public final class S3Store: ObjectStore {
     let deletesMany = Mutex(true)
 
     /// Nothing is asked before it is used.
-    public init(_ location: S3Location, _ context: StoreContext) {
-        service = S3Service(location, context)
+    public convenience init(_ location: S3Location, _ context: StoreContext) { self.init(location, context, pacing: .real) }
+
+    init(_ location: S3Location, _ context: StoreContext, pacing: Pacing) {
+        service = S3Service(location, context, pacing)
         objects = S3Objects(service)
         writer = WriteOnce(objects, warn: context.warn)
     }
@@ -36,7 +38,7 @@ public final class S3Store: ObjectStore {
 final class S3Objects: WriteOnceService {
     /// What the server turned out to support; found out at the probe.
     private struct Abilities {
-        /// Tells SHA-256 back; `nil`: not known yet.
+        /// Compares SHA-256 with what arrives, and tells it back; `nil`: not known yet.
         var sha256: Bool?
         /// Whether an entity tag is the MD5 of the bytes, which it is not with KMS, and may not be elsewhere.
         var tagIsMD5 = false
@@ -145,10 +147,24 @@ final class S3Objects: WriteOnceService {
         let bodies: [[UInt8]] = [[UInt8(ascii: "a")], [UInt8(ascii: "b")]]
         let tag = tagBytes(response)
         let told = response["x-amz-checksum-sha256"]
+        var isTrue = bodies.contains { told == base64(SHA256.of($0)) }
+        if isTrue { isTrue = try await refusesWrongChecksum() }
+        let trusted = isTrue
         abilities.withLock { abilities in
-            if abilities.sha256 != false { abilities.sha256 = bodies.contains { told == base64(SHA256.of($0)) } }
+            if abilities.sha256 != false { abilities.sha256 = trusted }
             abilities.tagIsMD5 = bodies.contains { tag == MD5.of($0) }
         }
+    }
+
+    /// A server that only repeats the checksum that it was sent says nothing of the bytes that it has.
+    private func refusesWrongChecksum() async throws -> Bool {
+        let key = location.prefix + S3Store.probeFolder + "/checksum"
+        let response = try await service.send(
+            S3Request(
+                action: .put, method: .put, key: key,
+                headers: [("x-amz-sdk-checksum-algorithm", "SHA256"), ("x-amz-checksum-sha256", base64(SHA256.of([UInt8(ascii: "b")])))],
+                body: [UInt8(ascii: "a")], mayBeRefused: true))
+        return response.status == 400
     }
 
     func look(at key: ObjectKey) async throws -> StoredState? {
@@ -171,7 +187,7 @@ final class S3Objects: WriteOnceService {
     private func state(_ response: HTTPResponse, size: UInt64) -> StoredState {
         let isMD5 = abilities.withLock { $0.tagIsMD5 } && response["x-amz-server-side-encryption"]?.hasPrefix("aws:kms") != true
         let crc = response["x-amz-checksum-crc32c"].flatMap { unbase64($0, count: 4) }?.reduce(UInt32(0)) { $0 << 8 | UInt32($1) }
-        let sha = response["x-amz-checksum-sha256"].flatMap { unbase64($0, count: 32) }
+        let sha = abilities.withLock { $0.sha256 } == true ? response["x-amz-checksum-sha256"].flatMap { unbase64($0, count: 32) } : nil
         return StoredState(size: size, md5: isMD5 ? tagBytes(response) : nil, crc32c: crc, sha256: sha, version: response["etag"])
     }
 
