@@ -28,7 +28,7 @@ struct GCSStoreTests {
         let put = try #require(try puts(transport).first)
         #expect(put.url.hasPrefix("https://storage.googleapis.com/upload/storage/v1/b/tm-bucket/o?uploadType=multipart&ifGenerationMatch=0&userProject=payer"))
         let (metadata, bytes) = try ScriptedBucket.parts(put)
-        #expect(metadata == ["name": "folder/a/b+c@d=1", "crc32c": "4waSgw==", "md5Hash": "JfnnlDI7RThiF9RgfG2JNw==", "storageClass": "NEARLINE"])
+        #expect(metadata == ["name": "folder/a/b+c@d=1", "crc32c": "4waSgw==", "md5Hash": "JfnnlDI7RTiF9RgfG2JNCw==", "storageClass": "NEARLINE"])
         #expect(bytes == Array("123456789".utf8))
         let last = try #require(transport.requests.last)
         #expect(last.method == .get && last.path == "/storage/v1/b/tm-bucket/o/folder%2Fa%2Fb%2Bc%40d%3D1")
