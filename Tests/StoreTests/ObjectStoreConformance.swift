@@ -102,6 +102,21 @@ struct ObjectStoreConformance {
         #expect(try await store.listAll(prefix: "b/1").map(\.key.path) == ["b/1"])
     }
 
+    @Test("takes nothing at all, and many MiB of what looks like the end of an upload", arguments: StoreUnderTest.allCases)
+    func sizes(_ kind: StoreUnderTest) async throws {
+        let store = try await kind.make(in: directory)
+        let line = Array("\r\n--boundary--\r\n\0\n".utf8)
+        var large = line
+        while large.count < 10 << 20 { large += large }
+        for (name, bytes) in [("empty", []), ("large", large), ("newline", [10])] as [(String, [UInt8])] {
+            let key = ObjectKey(known: name)
+            try await store.put(bytes, at: key)
+            #expect(try await store.get(key) == bytes)
+        }
+        #expect(try await store.get(ObjectKey(known: "large"), range: 5_000_000..<15_000_000) == Array(large[5_000_000..<15_000_000]))
+        #expect(try await store.list(prefix: "", after: nil, limit: 10).map(\.size) == [0, UInt64(large.count), 1])
+    }
+
     @Test("names the folders below a prefix", arguments: StoreUnderTest.allCases)
     func folders(_ kind: StoreUnderTest) async throws {
         let store = try await kind.make(in: directory)

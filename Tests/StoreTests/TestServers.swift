@@ -71,7 +71,7 @@ enum TestServer: String, Sendable, CaseIterable {
             throw ArchiveError(.inputOutput, "No pipe could be made.")
         }
         let readsInput = self == .azure || self == .azureWithoutConditions
-        let command = readsInput ? arguments : ["/bin/sh", "-c", "\"$@\" & cat; kill $!", "sh"] + arguments
+        let command = readsInput ? arguments : ["/bin/sh", "-c", "\"$@\" & cat; kill -9 $!", "sh"] + arguments
         let process = Process()
         process.executableURL = URL(fileURLWithPath: command[0])
         process.arguments = Array(command.dropFirst())

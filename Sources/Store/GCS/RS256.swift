@@ -16,7 +16,7 @@ enum RS256 {
         return signed + "." + base64URL(Data(signature))
     }
 
-    private static func sign(_ bytes: [UInt8], pem: String) -> [UInt8]? {
+    static func sign(_ bytes: [UInt8], pem: String) -> [UInt8]? {
         let lines = pem.split(whereSeparator: \.isNewline)
         guard let begin = lines.firstIndex(where: { $0.hasPrefix("-----BEGIN ") && $0.contains("PRIVATE KEY") }),
             let end = lines[begin...].firstIndex(where: { $0.hasPrefix("-----END ") }),
