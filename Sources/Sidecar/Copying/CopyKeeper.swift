@@ -27,6 +27,9 @@ public actor CopyKeeper {
     private let memory: Memory?
     /// How often anything of a source was changed in the primary by this process.
     private let changes: @Sendable (String) -> UInt64
+    /// What `catchUp` goes on with.
+    private var opened: CopyTarget?
+    private var caughtUp: [IncarnationRecord: (log: HistoryCopy, bases: BaseCopy)] = [:]
 
     /// Seconds between attempts: doubled after each failure, from the first to the last.
     static let pauses = (first: 1.0, last: 60.0)
@@ -89,11 +92,13 @@ public actor CopyKeeper {
     ///
     /// - Returns: whether it has everything that the primary had when this began.
     public func catchUp(page: Int = 1024) async throws -> Bool {
-        let target = try await open()
+        let target: CopyTarget
+        if let opened { target = opened } else { target = try await open() }
+        opened = target
         var isLevel = true
         for incarnation in try await incarnations() {
-            let log = HistoryCopy(incarnation, target: target, page: page)
-            let bases = BaseCopy(incarnation, target: target)
+            let (log, bases) = caughtUp[incarnation] ?? (HistoryCopy(incarnation, target: target, page: page), BaseCopy(incarnation, target: target))
+            caughtUp[incarnation] = (log, bases)
             // The base first, so that what it leaves behind holds nothing up.
             if try await !bases.round(thoroughly: true) { isLevel = false }
             if try await log.round(thoroughly: true) != .level { isLevel = false }
