@@ -65,7 +65,7 @@ let package = Package(
         tests("ArchiveCoreTests", ["ArchiveCore"]),
         tests("RuntimeTests", ["Runtime", "DurableIO"]),
         tests("StoreTests", ["Store", "DurableIO", "Runtime", "CCurl"]),
-        tests("CopyTests", ["Sidecar", "Restore", "Planner", "Catalog", "Pack", "Store", "Source", "SourceGitaly", "DurableIO", "Runtime"]),
+        tests("CopyTests", ["Sidecar", "Restore", "Planner", "Catalog", "Pack", "Store", "Source", "SourcePostgres", "SourceGitaly", "DurableIO", "Runtime"]),
         tests("PackTests", ["Pack", "Catalog", "Planner", "Store"]),
         tests("RestoreTests", ["Restore", "Planner", "Catalog", "Pack", "Store", "SourceGitaly", "DurableIO"]),
         tests("ConsistencyTests", ["Restore", "Planner", "Catalog", "Pack", "Store", "Source"]),

@@ -72,9 +72,9 @@ extension Catalog {
     }
 
     /// A chapter's stored bytes, proven by what they say.
-    public func stored(_ name: ChapterName, of i: IncarnationRecord) async throws -> [UInt8] {
-        _ = try await chapter(name, of: i)
-        return try await store.get(ObjectKey(known: "chapters/\(i.source)/\(i.id)/\(name.path)"))
+    public func stored(_ name: ChapterName, of i: IncarnationRecord) async throws -> (bytes: [UInt8], chapter: Chapter) {
+        let chapter = try await chapter(name, of: i)
+        return (try await store.get(ObjectKey(known: chapterFolder(of: i) + name.path)), chapter)
     }
 
     /// The record of a complete base, as it is stored; `nil` when the base is not complete.

@@ -25,8 +25,10 @@ public actor CopyKeeper {
     private let interval: Double
     private let output: Log
     private let memory: Memory?
-    /// How often anything of a source was changed in the primary by this process.
-    private let changes: @Sendable (String) -> UInt64
+    private let changes: (@Sendable (String) -> UInt64)?
+    /// What `catchUp` goes on with.
+    private var opened: CopyTarget?
+    private var caughtUp: [IncarnationRecord: (log: HistoryCopy, bases: BaseCopy)] = [:]
 
     /// Seconds between attempts: doubled after each failure, from the first to the last.
     static let pauses = (first: 1.0, last: 60.0)
@@ -38,9 +40,11 @@ public actor CopyKeeper {
     /// - Parameters:
     ///   - store: where the copy is.
     ///   - interval: seconds between two looks at the log.
+    ///   - changes: how often this process changed anything of a source in the primary: it is looked at when that number is another one, else
+    ///     seldom. `nil`: it is looked at each time.
     public init(
         primary: Catalog, copy store: any ObjectStore, interval: Double, output: Log, memory: Memory? = nil,
-        changes: @escaping @Sendable (String) -> UInt64 = { _ in 0 }
+        changes: (@Sendable (String) -> UInt64)? = nil
     ) {
         self.primary = primary
         self.store = store
@@ -89,11 +93,13 @@ public actor CopyKeeper {
     ///
     /// - Returns: whether it has everything that the primary had when this began.
     public func catchUp(page: Int = 1024) async throws -> Bool {
-        let target = try await open()
+        let target: CopyTarget
+        if let opened { target = opened } else { target = try await open() }
+        opened = target
         var isLevel = true
         for incarnation in try await incarnations() {
-            let log = HistoryCopy(incarnation, target: target, page: page)
-            let bases = BaseCopy(incarnation, target: target)
+            let (log, bases) = caughtUp[incarnation] ?? (HistoryCopy(incarnation, target: target, page: page), BaseCopy(incarnation, target: target))
+            caughtUp[incarnation] = (log, bases)
             // The base first, so that what it leaves behind holds nothing up.
             if try await !bases.round(thoroughly: true) { isLevel = false }
             if try await log.round(thoroughly: true) != .level { isLevel = false }
@@ -163,9 +169,9 @@ public actor CopyKeeper {
         var seen: UInt64?
         var looked: ContinuousClock.Instant?
         while true {
-            let now = changes(log.incarnation.source)
+            let now = changes?(log.incarnation.source)
             let isThorough = looked.map { ContinuousClock.now - $0 > .seconds(Self.thoroughly) } ?? true
-            if isThorough || now != seen {
+            if isThorough || now == nil || now != seen {
                 if isThorough { looked = .now }
                 if try await log.round(thoroughly: isThorough) != .overtaken { seen = now }
             }

@@ -108,26 +108,50 @@ actor HistoryCopy {
         var lacking = before
         var after = position.map { folder + $0.description }
         var tails: [PieceName] = []
+        // The last content of a page, whose index may be the first of the next.
+        var open: PieceName?
+        var behind: Set<String> = []
         while true {
             let objects = try await target.primary.store.list(prefix: folder, after: after, limit: page)
             let end = objects.count < page ? nil : objects.last?.key.path
             var there: Set<String>
             if let known { there = known } else { there = try await copied(after: after, through: end) }
-            let names = objects.compactMap { pieceName(ofIndex: $0.key.path) }
+            let names = countedPieces(objects.map(\.key.path), &open)
             let sizes = Dictionary(objects.map { ($0.key.path, Int(clamping: $0.size)) }, uniquingKeysWith: { a, _ in a })
             let new = names.contains { !isThere($0, there) }
             // Listed after the log, so that whatever it needs is among them.
             if new || withRecords { try await copyRecords() }
             tails += there.compactMap { pieceName(ofIndex: $0) ?? pieceName($0) }.filter { $0.part != nil && !tails.contains($0) }
             try await copy(names, sizes, &there, &tails, &lacking)
+            // What lies behind the last closed piece is all that the next pass looks at.
+            let last = position.map { folder + $0.description } ?? ""
+            behind = behind.union(there).filter { last.utf8.lexicographicallyPrecedes($0.utf8) }
             guard let end else {
-                // What lies behind the last closed piece is all that the next pass looks at.
-                let behind = position.map { folder + $0.description } ?? ""
-                known = there.filter { behind.utf8.lexicographicallyPrecedes($0.utf8) }
+                known = behind
                 return lacking
             }
             after = end
         }
+    }
+
+    /// Pieces of a page that count as archived: those with an index, and those that must have had one, since later pieces have theirs.
+    private func countedPieces(_ page: [String], _ open: inout PieceName?) -> [PieceName] {
+        var names: [PieceName] = []
+        var indexed: Set<PieceName> = []
+        if let open { names.append(open) }
+        for path in page {
+            guard let index = pieceName(ofIndex: path) else {
+                if let name = pieceName(path) { names.append(name) }
+                continue
+            }
+            if names.last != index { names.append(index) }
+            indexed.insert(index)
+        }
+        open = names.last.flatMap { indexed.contains($0) ? nil : $0 }
+        guard let last = names.lastIndex(where: { indexed.contains($0) }) else { return [] }
+        let closed = Set(indexed.filter { $0.part == nil }.map { "\($0)" })
+        // What a killed agent left of a tail needs nothing once its piece is closed.
+        return names[...last].filter { indexed.contains($0) || $0.part == nil || !closed.contains("\(PieceName(branch: $0.branch, name: $0.name))") }
     }
 
     /// Keys that the copy has in a stretch of the log.
@@ -319,15 +343,26 @@ actor HistoryCopy {
         guard !keys.isEmpty else { return }
         let folder = target.primary.chapterFolder(of: incarnation)
         let there = Set(try await target.copy.store.listAll(prefix: folder, after: lastChapter).map(\.key))
-        for key in keys where !there.contains(key) {
-            guard let name = ChapterName(path: String(key.path.dropFirst(folder.utf8.count))) else { continue }
-            guard !holes.contains(where: { $0.name.branch == name.branch && name.first <= $0.name.name && $0.name.name <= name.last }) else { continue }
-            do { try await target.put(try await target.primary.stored(name, of: incarnation), at: key) } catch let error as ArchiveError
-                where error.code == .objectMissing || CopyTarget.isDamage(error)
-            {
-                target.report(key.path, error, "It was not copied; the indexes say the same.")
-            }
+        var isComplete = true
+        for key in keys {
+            if !there.contains(key), let name = ChapterName(path: String(key.path.dropFirst(folder.utf8.count))), try await !copyChapter(name, key) { isComplete = false }
+            // The first that is left out is looked at again.
+            if isComplete { lastChapter = key.path }
         }
-        lastChapter = keys.last?.path
+    }
+
+    /// - Returns: whether the copy has it now.
+    private func copyChapter(_ name: ChapterName, _ key: ObjectKey) async throws -> Bool {
+        do {
+            let (bytes, chapter) = try await target.primary.stored(name, of: incarnation)
+            let missing = try await target.copy.missing(chapter.pieces.map(\.name), of: incarnation)
+            for piece in missing.sorted(by: { $0.name < $1.name }) { try await addHole(piece, ArchiveError.objectMissing(dataKey(piece), in: target.primary.store.description)) }
+            guard missing.isEmpty else { return false }
+            try await target.put(bytes, at: key)
+            return true
+        } catch let error as ArchiveError where error.code == .objectMissing || CopyTarget.isDamage(error) {
+            target.report(key.path, error, "It was not copied; the indexes say the same.")
+            return false
+        }
     }
 }
