@@ -63,7 +63,7 @@ let package = Package(
         tests("ArchiveCoreTests", ["ArchiveCore"]),
         tests("RuntimeTests", ["Runtime", "DurableIO"]),
         tests("StoreTests", ["Store", "DurableIO"]),
-        tests("PackTests", ["Pack", "Catalog", "Planner", "Store"]),
+        tests("PackTests", ["Pack", "Catalog", "Planner", "Store", "Runtime"], fixtures: true),
         tests("RestoreTests", ["Restore", "Planner", "Catalog", "Pack", "Store", "SourceGitaly", "DurableIO"]),
         tests("ConsistencyTests", ["Restore", "Planner", "Catalog", "Pack", "Store", "Source"]),
         tests("RestoreLogTests", ["Restore", "Planner", "Catalog", "Pack", "Store", "Source", "SourceGitaly", "SourcePostgres"]),
