@@ -180,12 +180,8 @@ final class BaseWriter: TreeSink, Sendable {
             while let raw = try await queue.receive() {
                 try Task.checkCancellation()
                 let digits = String(raw.number)
-                let name = "part-\(String(repeating: "0", count: max(0, 6 - digits.count)))\(digits).tar.zst"
-                let object = try await blocking {
-                    var object: [UInt8] = []
-                    try Zstd.compress(raw.bytes, into: &object)
-                    return object
-                }
+                let (object, suffix) = try await blocking { [catalog] in try catalog.pack(part: raw.bytes) }
+                let name = "part-\(String(repeating: "0", count: max(0, 6 - digits.count)))\(digits)\(suffix)"
                 let digest = try await blocking { hexText(SHA256.of(object)) }
                 try await catalog.store.put(object, at: catalog.baseKey(name, base: id, of: incarnation))
                 parts.append(

@@ -48,11 +48,13 @@ public enum Age {
 }
 
 /// An age file whose header was opened; opens its payload, or any run of its chunks.
-public struct AgeOpener: ~Copyable {
+public struct AgeOpener: Sendable {
     private let stream: AgeStream
     private let name: String
     /// Bytes before the first chunk.
     public let headerLength: Int
+    /// Bytes that hold everything before the first chunk of any file that is read.
+    public static let longestHeader = UInt64(AgeHeader.maximumSize + AgeHeader.nonceSize)
 
     /// - Parameter bytes: the file, or at least everything before its first chunk.
     /// - Throws: `.keyMissing` without identities, `.keyWrong`, `.objectDamaged`.

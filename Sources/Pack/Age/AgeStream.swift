@@ -1,11 +1,11 @@
 /// The payload of an age file: chunks of 64 KiB, each sealed for itself under its number, the last one marked as the last.
-struct AgeStream: ~Copyable {
+struct AgeStream: Sendable {
     static let chunkSize = 64 << 10
     static let sealedChunkSize = chunkSize + ChaChaPoly.tagSize
 
-    private let cipher: ChaChaPoly
+    private let key: [UInt8]
 
-    init(fileKey: [UInt8], nonce: [UInt8]) { cipher = ChaChaPoly(key: hkdf(fileKey, salt: nonce, info: "payload")) }
+    init(fileKey: [UInt8], nonce: [UInt8]) { key = hkdf(fileKey, salt: nonce, info: "payload") }
 
     /// Length of the payload of `count` bytes, without the nonce.
     static func sealedLength(_ count: Int) -> Int { count + chunks(count) * ChaChaPoly.tagSize }
@@ -22,6 +22,7 @@ struct AgeStream: ~Copyable {
     /// Seals all of `plain` into `output`, which has room for `sealedLength`.
     func seal(_ plain: UnsafeRawBufferPointer, into output: UnsafeMutablePointer<UInt8>) {
         let chunks = Self.chunks(plain.count)
+        let cipher = ChaChaPoly(key: key)
         for number in 0..<chunks {
             let chunk = UnsafeRawBufferPointer(rebasing: plain[number * Self.chunkSize..<min(plain.count, (number + 1) * Self.chunkSize)])
             cipher.seal(chunk, nonce: Self.nonce(UInt64(number), isFinal: number == chunks - 1), into: output + number * Self.sealedChunkSize)
@@ -41,6 +42,7 @@ struct AgeStream: ~Copyable {
         guard rest == 0 || rest >= ChaChaPoly.tagSize else { throw .payload("its last chunk is cut short") }
         guard rest != ChaChaPoly.tagSize || chunks == 1 && first == 0 else { throw .payload("its last chunk is empty") }
         var bad: UInt64?
+        let cipher = ChaChaPoly(key: key)
         let plain = [UInt8](unsafeUninitializedCapacity: sealed.count - chunks * ChaChaPoly.tagSize) { output, count in
             // Room for one byte, so that there is a place to point to for an empty content.
             withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 1) { spare in

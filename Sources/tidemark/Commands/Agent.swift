@@ -12,7 +12,7 @@ let agentCommand = Command(
     example: "tidemark agent --config /etc/tidemark/tidemark.yaml"
 ) { arguments in
     let configuration = try Shared.configuration(arguments)
-    let catalog = try await Shared.catalog(configuration)
+    let catalog = try await ArchivePlace(configuration).openToWrite()
     try await blocking { try Files.makeDirectory(configuration.state) }
     let keepers = try configuration.sources.map { source in
         let (kind, component) = Registry.component(source, of: configuration)

@@ -1,6 +1,7 @@
 import ArchiveCore
 import Catalog
 import Glibc
+import Pack
 import Runtime
 import Store
 
@@ -22,6 +23,8 @@ struct ArchivePlace: Sendable, CustomStringConvertible {
         } else {
             try self.init(try Shared.configuration(arguments))
         }
+        recipients += arguments.all("recipient")
+        identities += try IdentityFile.paths(arguments)
     }
 
     private init(_ locations: [StoreLocation]) { self.locations = locations }
@@ -39,8 +42,25 @@ struct ArchivePlace: Sendable, CustomStringConvertible {
     /// The primary itself, for what writes.
     func primary() throws -> any ObjectStore { try locations[0].open(context) }
 
-    /// Opens the archive.
-    func open() async throws -> Catalog { try await Catalog.open(try primary()) }
+    /// Opens the archive to be read, without any identity.
+    func open() async throws -> Catalog { try await Catalog.open(try primary(), keys: ArchiveKeys(recipients: try parsedRecipients())) }
+
+    /// Opens the archive to be read with the identities that there are.
+    func openWithIdentities() async throws -> Catalog {
+        let identities = try await blocking { [identities] in try identities.flatMap(IdentityFile.read) }
+        return try await Catalog.open(try primary(), keys: ArchiveKeys(recipients: try parsedRecipients(), identities: identities))
+    }
+
+    /// Opens the archive to be written: the configuration and the archive agree on encryption. Who writes needs no identity.
+    ///
+    /// - Throws: also `.encryptionDiffers`.
+    func openToWrite() async throws -> Catalog {
+        let catalog = try await open()
+        try catalog.checkWriter()
+        return catalog
+    }
+
+    func parsedRecipients() throws(ArchiveError) -> [AgeRecipient] { try recipients.map { text throws(ArchiveError) in try AgeRecipient(text) } }
 
     private var context: StoreContext {
         StoreContext(

@@ -1,16 +1,26 @@
 import ArchiveCore
 import Catalog
+import Pack
 import Runtime
 
 let initCommand = Command(
-    "init", "Create an archive.", options: Shared.place, example: "tidemark init --archive file:///srv/tidemark"
+    "init", "Create an archive.",
+    options: Shared.place + [
+        Option("recipient", "KEY", repeats: true, help: "Encrypt everything for this age public key, age1…; with --archive. With --config its own recipients count.")
+    ], example: "tidemark init --archive file:///srv/tidemark"
 ) { arguments in
+    guard arguments.all("recipient").isEmpty || arguments.has("archive") else {
+        throw ArchiveError(
+            .usage, "--recipient goes with --archive.", remedy: "Name the recipients under `encrypt:` in the configuration, which the agent reads too.")
+    }
     let place = try ArchivePlace(arguments)
-    let catalog = try await Catalog.create(in: try place.primary(), at: now(), version: Main.version)
+    let keys = ArchiveKeys(recipients: try place.parsedRecipients())
+    let catalog = try await Catalog.create(in: try place.primary(), at: now(), version: Main.version, keys: keys)
     if arguments.has("json") {
         try Output.json(["archive": "\(place)", "id": catalog.identity.id, "format": "\(catalog.identity.format)"])
     } else {
         Output.line("created the archive \(catalog.identity.id) at \(place)")
+        for recipient in keys.recipients { Output.line("encrypted for \(recipient)") }
         Output.line("next: tidemark check, then tidemark agent")
     }
     return 0

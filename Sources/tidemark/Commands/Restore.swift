@@ -28,7 +28,12 @@ private func makePlan(
     let loader = PlanLoader(catalog: catalog, kinds: Registry.kinds)
     let plan = try await loader.plan(request, sources: sources)
     let target = TargetOptions.text(request)
-    let saved = arguments.has("save") ? try await loader.save(plan, target: target, at: now()) : nil
+    var saved: String?
+    if arguments.has("save") {
+        // Kept as somebody makes it who cannot see names: a plan that is kept is not encrypted.
+        let blind = PlanLoader(catalog: catalog.withoutIdentities, kinds: Registry.kinds)
+        saved = try await blind.save(catalog.isEncrypted ? try await blind.plan(request, sources: sources) : plan, target: target, at: now())
+    }
     return (plan, try await report(plan, target: target, saved: saved, loader: loader))
 }
 
@@ -48,14 +53,14 @@ private func show(_ report: PlanReport, _ moment: Moment?, _ put: (String) -> Vo
 
 let planCommand = Command(
     "plan", "Show what a restore would do, without doing it.",
-    options: Shared.place + TargetOptions.all + [
+    options: Shared.place + [IdentityFile.option] + TargetOptions.all + [
         Shared.source, Option("save", help: "Keep the plan in the archive, so that several nodes carry out their parts of it with restore --plan."),
     ], example: "tidemark plan --to-time 2026-11-24T02:53:30Z"
 ) { arguments in
     let request = try TargetOptions.request(arguments)
     let place = try ArchivePlace(arguments)
     return try await interruptible {
-        let catalog = try await place.open()
+        let catalog = try await place.openWithIdentities()
         let wanted = arguments.all("source")
         let known = try await catalog.sources()
         guard !known.isEmpty else {
@@ -72,7 +77,7 @@ let planCommand = Command(
 
 let restoreCommand = Command(
     "restore", "Bring sources back to one instant, into new directories.",
-    options: Shared.place + TargetOptions.all + [
+    options: Shared.place + [IdentityFile.option] + TargetOptions.all + [
         Option("plan", "ID", help: "Carry out a plan that `tidemark plan --save` stored, or this node's part of it, instead of naming a target."),
         Option("into", "NAME=DIR", repeats: true, help: "Restore the source NAME into DIR, which is empty or does not exist."),
         Option("repository", "PATH", help: "Restore this one repository of a storage, with its object pool if it has one, such as @hashed/6b/86/….git."),
@@ -114,7 +119,8 @@ let restoreCommand = Command(
     let crossChecking = try CrossChecking(arguments)
     return try await interruptible {
         for (_, directory) in into { try RestoreRun.checkTarget(directory) }
-        let catalog = try await place.open()
+        let catalog = try await place.openWithIdentities()
+        try catalog.checkIdentity(for: "a restore")
         let joint: JointPlan
         let planReport: PlanReport
         if let request {
@@ -126,6 +132,7 @@ let restoreCommand = Command(
             planReport = try await report(loaded, target: target, saved: stored, loader: loader)
         }
         show(planReport, joint.moment) { Output.note($0) }
+        for plan in joint.plans { try await catalog.proveIdentity(by: plan.base, in: plan.incarnation) }
         let plans = into.compactMap { name, _ in joint.plans.first { $0.source == name } }
         let reports = into.compactMap { name, _ in planReport.sources.first { $0.source == name } }
         let progress = Progress()
@@ -135,7 +142,7 @@ let restoreCommand = Command(
             let kind = try Registry.kind(plan.incarnation.kind)
             let order = RestoreOrder(
                 plan: plan, directory: directory, recover: recover, bindir: arguments["bindir"],
-                fetchCommand: "\(shellQuoted(ownPath())) wal-fetch --archive \(shellQuoted("\(place)")) --source \(name) %f %p", mappings: mappings, only: only)
+                fetchCommand: fetchCommand(place, source: name), mappings: mappings, only: only)
             let run = RestoreRun(catalog: catalog) { progress.show("\(name): \($0)", $1, $2) }
             let done = try await run.run(order, with: kind.restoreTarget)
             progress.end()
@@ -162,11 +169,17 @@ let restoreCommand = Command(
 }
 
 /// `path` from the root, without following links.
-private func absolute(_ path: String) -> String {
+func absolute(_ path: String) -> String {
     if path.hasPrefix("/") { return path }
     guard let here = getcwd(nil, 0) else { return path }
     defer { free(here) }
     return String(cString: here) + "/" + path
+}
+
+/// What PostgreSQL calls for each file of the log.
+private func fetchCommand(_ place: ArchivePlace, source: String) -> String {
+    let identities = place.identities.map { " --identity \(shellQuoted($0))" }.joined()
+    return "\(shellQuoted(ownPath())) wal-fetch --archive \(shellQuoted("\(place)"))\(identities) --source \(source) %f %p"
 }
 
 private func shellQuoted(_ text: String) -> String { "'" + text.replacing("'", with: "'\\''") + "'" }
