@@ -128,6 +128,8 @@ public struct TransportOptions: Sendable, Hashable {
 public enum StoreLocation: Sendable, Hashable, CustomStringConvertible {
     case file(path: String)
     case s3(S3Location)
+    case gcs(GCSLocation)
+    case azure(AzureLocation)
 
     /// - Throws: `.usage` for a URL of no known kind.
     public init(_ text: String) throws(ArchiveError) {
@@ -139,6 +141,8 @@ public enum StoreLocation: Sendable, Hashable, CustomStringConvertible {
             }
             self = .file(path: "/" + url.path)
         case "s3": self = .s3(try S3Location(url))
+        case "gs": self = .gcs(try GCSLocation(url))
+        case "azblob": self = .azure(try AzureLocation(url))
         default:
             throw ArchiveError(
                 .usage, "Archives at '\(url.scheme)://…' are not supported by this version.", remedy: "Use a directory: file:///srv/tidemark.")
@@ -149,6 +153,8 @@ public enum StoreLocation: Sendable, Hashable, CustomStringConvertible {
         switch self {
         case .file(let path): "file://\(path)"
         case .s3(let location): location.description
+        case .gcs(let location): location.description
+        case .azure(let location): location.description
         }
     }
 
@@ -157,6 +163,8 @@ public enum StoreLocation: Sendable, Hashable, CustomStringConvertible {
         switch self {
         case .file(let path): FileStore(path: path)
         case .s3(let location): S3Store(location, context)
+        case .gcs(let location): try location.open(context)
+        case .azure(let location): try location.open(context)
         }
     }
 }

@@ -9,6 +9,9 @@ enum StoreUnderTest: String, CaseIterable, Sendable {
     case memory, file
     /// By moto; and as a server that does not know conditions.
     case s3, s3WithoutConditions
+    /// Google Cloud Storage, by two emulators: one honours conditions, the other does not.
+    case gcs, gcsWithoutConditions
+    case azure, azureWithoutConditions
     func make(in directory: TemporaryDirectory) async throws -> any ObjectStore {
         switch self {
         case .memory: MemoryStore()
@@ -16,6 +19,10 @@ enum StoreUnderTest: String, CaseIterable, Sendable {
         case .s3: try await S3Server.shared().store()
         case .s3WithoutConditions:
             try await { server in try server.store(transport: { DeafTransport(inner: $0, header: "if-none-match", server: server) }) }(S3Server.shared())
+        case .gcs: try await CloudPlace(.fakeGCS).store()
+        case .gcsWithoutConditions: try await CloudPlace(.gcpEmulator).store()
+        case .azure: try await CloudPlace(.azure).store()
+        case .azureWithoutConditions: try await CloudPlace(.azureWithoutConditions).store()
         }
     }
 }
@@ -94,6 +101,21 @@ struct ObjectStoreConformance {
         try await store.remove(ObjectKey(known: "b/10"))
         try await store.remove(ObjectKey(known: "b/10"))
         #expect(try await store.listAll(prefix: "b/1").map(\.key.path) == ["b/1"])
+    }
+
+    @Test("takes nothing at all, and many MiB of what looks like the end of an upload", arguments: StoreUnderTest.allCases)
+    func sizes(_ kind: StoreUnderTest) async throws {
+        let store = try await kind.make(in: directory)
+        let line = Array("\r\n--boundary--\r\n\0\n".utf8)
+        var large = line
+        while large.count < 10 << 20 { large += large }
+        for (name, bytes) in [("empty", []), ("large", large), ("newline", [10])] as [(String, [UInt8])] {
+            let key = ObjectKey(known: name)
+            try await store.put(bytes, at: key)
+            #expect(try await store.get(key) == bytes)
+        }
+        #expect(try await store.get(ObjectKey(known: "large"), range: 5_000_000..<15_000_000) == Array(large[5_000_000..<15_000_000]))
+        #expect(try await store.list(prefix: "", after: nil, limit: 10).map(\.size) == [0, UInt64(large.count), 1])
     }
 
     @Test("names the folders below a prefix", arguments: StoreUnderTest.allCases)
