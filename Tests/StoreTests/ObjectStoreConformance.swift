@@ -17,7 +17,8 @@ enum StoreUnderTest: String, CaseIterable, Sendable {
         case .memory: MemoryStore()
         case .file: FileStore(path: directory.path + "/archive")
         case .s3: try await S3Server.shared().store()
-        case .s3WithoutConditions: try await S3Server.shared().store(transport: { DeafTransport(inner: $0, header: "if-none-match") })
+        case .s3WithoutConditions:
+            try await { server in try server.store(transport: { DeafTransport(inner: $0, header: "if-none-match", server: server) }) }(S3Server.shared())
         case .gcs: try await CloudPlace(.fakeGCS).store()
         case .gcsWithoutConditions: try await CloudPlace(.gcpEmulator).store()
         case .azure: try await CloudPlace(.azure).store()

@@ -321,7 +321,7 @@ struct S3StoreTests {
 
     @Test("a text of the server's that is no code is not repeated")
     func echo() async throws {
-        let server = ScriptedS3 { _, _ in ScriptedS3.error(403, "AWS4-HMAC Signature=SECRET") }
+        let server = ScriptedS3 { _, _ in ScriptedS3.error(403, "AWS4-HMAC Signature=s3cr3t") }
         #expect(await refusal { try await server.store().get(self.key) }.message.contains("HTTP 403"))
     }
 }

@@ -78,14 +78,14 @@ final class ScriptedS3: HTTPTransport {
 
     static func xml(_ status: Int, _ text: String) -> HTTPResponse { HTTPResponse(status: status, body: Array(text.utf8)) }
     static func error(_ status: Int, _ code: String, _ more: String = "") -> HTTPResponse {
-        xml(status, "<Error><Code>\(code)</Code><Message>echoes SECRET and AKIDTEST</Message>\(more)</Error>")
+        xml(status, "<Error><Code>\(code)</Code><Message>echoes s3cr3t and AKIDTEST</Message>\(more)</Error>")
     }
 
     static let time = Moment("2026-11-24T12:00:00Z")!
 
     /// A store that asks this server, and does not wait between attempts.
     func store(
-        _ url: String = "s3://bucket/folder?endpoint=http://s3.test", environment: [String: String] = ["AWS_ACCESS_KEY_ID": "AKIDTEST", "AWS_SECRET_ACCESS_KEY": "SECRET"],
+        _ url: String = "s3://bucket/folder?endpoint=http://s3.test", environment: [String: String] = ["AWS_ACCESS_KEY_ID": "AKIDTEST", "AWS_SECRET_ACCESS_KEY": "s3cr3t"],
         warn: @escaping @Sendable (String) -> Void = { _ in }
     ) throws -> S3Store {
         S3Store(
@@ -102,7 +102,7 @@ func refusal<T>(_ body: () async throws -> T, sourceLocation: SourceLocation = #
         Issue.record("nothing was refused", sourceLocation: sourceLocation)
     } catch let error as ArchiveError {
         let text = "\(error)"
-        for secret in ["SECRET", "AKIDTEST", "Signature=", "TOKEN"] { #expect(!text.contains(secret), "\(text)", sourceLocation: sourceLocation) }
+        for secret in ["s3cr3t", "AKIDTEST", "Signature=", "t0k3n"] { #expect(!text.contains(secret), "\(text)", sourceLocation: sourceLocation) }
         return error
     } catch { Issue.record("an error of another kind: \(error)", sourceLocation: sourceLocation) }
     return ArchiveError(.usage, "")
