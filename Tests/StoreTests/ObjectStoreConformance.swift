@@ -7,6 +7,8 @@ import Testing
 
 enum StoreUnderTest: String, CaseIterable, Sendable {
     case memory, file
+    /// By moto; and as a server that does not know conditions.
+    case s3, s3WithoutConditions
     /// Google Cloud Storage, by two emulators: one honours conditions, the other does not.
     case gcs, gcsWithoutConditions
     case azure, azureWithoutConditions
@@ -14,6 +16,8 @@ enum StoreUnderTest: String, CaseIterable, Sendable {
         switch self {
         case .memory: MemoryStore()
         case .file: FileStore(path: directory.path + "/archive")
+        case .s3: try await S3Server.shared().store()
+        case .s3WithoutConditions: try await S3Server.shared().store(transport: { DeafTransport(inner: $0, header: "if-none-match") })
         case .gcs: try await CloudPlace(.fakeGCS).store()
         case .gcsWithoutConditions: try await CloudPlace(.gcpEmulator).store()
         case .azure: try await CloudPlace(.azure).store()
@@ -189,7 +193,7 @@ struct FileStoreTests {
     }
 
     @Test("only absolute file URLs name an archive in a directory", arguments: [
-        "", "archive", "/srv/x", "file://", "file://x", "file:///", "s3://bucket", "file:///a?b",
+        "", "archive", "/srv/x", "file://", "file://x", "file:///", "file:///a?b",
     ])
     func locations(_ url: String) { #expect(throws: ArchiveError.self) { try StoreLocation(url) } }
 }

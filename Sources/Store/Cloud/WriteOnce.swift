@@ -5,12 +5,15 @@ import Synchronization
 /// What stands for an object's bytes.
 struct Fingerprint: Sendable, Hashable {
     var size: UInt64
+    /// Empty where it was not asked for.
     var md5: [UInt8]
     var crc32c: UInt32
+    /// For services that sign it.
+    var sha256: [UInt8]?
 
-    init(_ bytes: [UInt8]) {
+    init(_ bytes: [UInt8], withMD5: Bool = true) {
         size = UInt64(bytes.count)
-        md5 = MD5.of(bytes)
+        md5 = withMD5 ? MD5.of(bytes) : []
         var sum = CRC32C()
         sum.update(bytes)
         crc32c = sum.value
@@ -23,13 +26,15 @@ struct StoredState: Sendable, Hashable {
     var size: UInt64
     var md5: [UInt8]?
     var crc32c: UInt32?
+    var sha256: [UInt8]?
     /// Names this very writing of the object: a generation, an entity tag.
     var version: String?
 
     /// - Returns: `nil` when the service tells no checksum, and the size is right.
     func matches(_ mark: Fingerprint) -> Bool? {
         guard size == mark.size else { return false }
-        if let md5 { return md5 == mark.md5 && (crc32c == nil || crc32c == mark.crc32c) }
+        if let sha256, let other = mark.sha256 { return sha256 == other }
+        if let md5, !mark.md5.isEmpty { return md5 == mark.md5 && (crc32c == nil || crc32c == mark.crc32c) }
         return crc32c.map { $0 == mark.crc32c }
     }
 }
@@ -47,11 +52,17 @@ enum Creation: Sendable {
 /// What a service does for `WriteOnce`; keys are the archive's.
 protocol WriteOnceService: Sendable {
     var description: String { get }
+    /// What this service compares.
+    func mark(_ bytes: [UInt8]) -> Fingerprint
     func create(_ bytes: [UInt8], _ mark: Fingerprint, at key: ObjectKey) async throws -> Creation
     func look(at key: ObjectKey) async throws -> StoredState?
     func get(_ key: ObjectKey, range: Range<UInt64>?) async throws -> [UInt8]
     /// Removes an object if it is still this writing of it.
     func remove(_ key: ObjectKey, version: String) async throws
+}
+
+extension WriteOnceService {
+    func mark(_ bytes: [UInt8]) -> Fingerprint { Fingerprint(bytes) }
 }
 
 /// Puts objects so that each is written once, and believes in none that it has not seen there.
@@ -98,7 +109,7 @@ final class WriteOnce<Service: WriteOnceService>: Sendable {
 
     private func tryTwice() async throws -> Bool {
         for byte in [UInt8(ascii: "a"), UInt8(ascii: "b")] {
-            if case .exists = try await service.create([byte], Fingerprint([byte]), at: Self.probe), try await service.look(at: Self.probe) != nil { return true }
+            if case .exists = try await service.create([byte], service.mark([byte]), at: Self.probe), try await service.look(at: Self.probe) != nil { return true }
         }
         warn(
             "\(service.description) writes a name twice even if it is asked not to; before each object is put, it is looked whether there is one. "
@@ -107,7 +118,7 @@ final class WriteOnce<Service: WriteOnceService>: Sendable {
     }
 
     private func write(_ bytes: [UInt8], at key: ObjectKey, lookFirst: Bool) async throws {
-        let mark = Fingerprint(bytes)
+        let mark = service.mark(bytes)
         var reason = ""
         for _ in 0..<Self.attempts {
             if lookFirst, try await isStored(bytes, mark, at: key) { return }
