@@ -43,7 +43,7 @@ let package = Package(
         module("SourceGitaly", ["ArchiveCore", "Source", "DurableIO", "Runtime", "Digests"]),
         module("Pack", ["ArchiveCore", "Digests", "CZstd", "CCrypto"]),
         module("Store", ["ArchiveCore", "DurableIO", "Runtime", "Digests", "CCurl", "CCrypto"]),
-        module("Catalog", ["ArchiveCore", "Source", "Pack", "Store", "Digests"]),
+        module("Catalog", ["ArchiveCore", "Source", "Pack", "Store", "Digests", "Runtime"]),
         module("Planner", ["ArchiveCore"]),
         module("Restore", ["ArchiveCore", "Source", "Planner", "Catalog", "Pack", "Store", "DurableIO", "Runtime", "Digests"]),
         module("CrossCheck", ["ArchiveCore", "Source", "DurableIO", "Runtime", "CGit2"]),
@@ -51,7 +51,7 @@ let package = Package(
         .executableTarget(
             name: "tidemark",
             dependencies: [
-                "ArchiveCore", "DurableIO", "Runtime", "Source", "SourcePostgres", "SourceGitaly", "Pack", "Store", "Catalog",
+                "ArchiveCore", "Digests", "DurableIO", "Runtime", "Source", "SourcePostgres", "SourceGitaly", "Pack", "Store", "Catalog",
                 "Planner", "Restore", "CrossCheck", "Sidecar", "CYaml",
             ], swiftSettings: settings),
 
@@ -59,10 +59,11 @@ let package = Package(
         .executableTarget(
             name: "archive-generator", dependencies: ["ArchiveCore", "ArchiveTesting", "Source", "Pack", "Store", "Catalog"], path: "Sources/ArchiveGenerator",
             swiftSettings: settings),
-        module("ArchiveTesting", ["ArchiveCore", "Source", "Store", "DurableIO", "Runtime"]),
+        module("ArchiveTesting", ["ArchiveCore", "Source", "Store", "DurableIO", "Runtime", "Digests"]),
         tests("ArchiveCoreTests", ["ArchiveCore"]),
         tests("RuntimeTests", ["Runtime", "DurableIO"]),
-        tests("StoreTests", ["Store", "DurableIO"]),
+        tests("StoreTests", ["Store", "DurableIO", "Runtime", "CCurl"]),
+        tests("CopyTests", ["Sidecar", "Restore", "Planner", "Catalog", "Pack", "Store", "Source", "SourceGitaly", "DurableIO", "Runtime"]),
         tests("PackTests", ["Pack", "Catalog", "Planner", "Store"]),
         tests("RestoreTests", ["Restore", "Planner", "Catalog", "Pack", "Store", "SourceGitaly", "DurableIO"]),
         tests("ConsistencyTests", ["Restore", "Planner", "Catalog", "Pack", "Store", "Source"]),

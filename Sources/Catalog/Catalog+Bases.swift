@@ -1,6 +1,7 @@
 import ArchiveCore
 import Digests
 import Pack
+import Runtime
 import Store
 
 extension Catalog {
@@ -13,7 +14,10 @@ extension Catalog {
     /// Complete bases, oldest first: those whose `base.json` is there.
     public func bases(of i: IncarnationRecord) async throws -> [BaseRecord] {
         var records: [BaseRecord] = []
-        for id in try await baseIdentifiers(of: i) { if let base = try await base(id, of: i) { records.append(base) } }
+        try await inOrder(try await baseIdentifiers(of: i), width: store.parallelism) { id in try await base(id, of: i) } visit: { _, base in
+            if let base { records.append(base) }
+            return true
+        }
         return records.sorted { $0.started < $1.started }
     }
 

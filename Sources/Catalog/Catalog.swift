@@ -1,6 +1,7 @@
 import ArchiveCore
 import Foundation
 import Pack
+import Runtime
 import Store
 
 /// What is in an archive: the one place that knows the names of its objects. `docs/archive-format.md` describes them.
@@ -71,11 +72,8 @@ public struct Catalog: Sendable {
 
     /// The incarnations of a source, oldest first.
     public func incarnations(of source: String) async throws -> [IncarnationRecord] {
-        var records: [IncarnationRecord] = []
-        for object in try await store.listAll(prefix: "sources/\(source)/") {
-            records.append(try await record(object.key))
-        }
-        return records.sorted { $0.number < $1.number }
+        let found: [IncarnationRecord] = try await records(below: "sources/\(source)/")
+        return found.sorted { $0.number < $1.number }
     }
 
     public func record(_ incarnation: IncarnationRecord) async throws {
@@ -180,7 +178,7 @@ public struct Catalog: Sendable {
         return result
     }
 
-    /// Visits archived pieces in log order, from `first` on, holding one index at a time, until `visit` returns `false`.
+    /// Visits archived pieces in log order, from `first` on, reading a few indexes ahead, until `visit` returns `false`.
     ///
     /// An agent may be at work: it removes tails once their closed piece is archived. Then the rest is listed anew, and a closed piece
     /// may be visited after some of its own tails were, which it replaces.
@@ -194,8 +192,8 @@ public struct Catalog: Sendable {
         var attempts = 0
         while true {
             do {
-                for name in try await listing(of: i, from: closed, only: branch).indexed where !visited.contains(name) {
-                    let index = try await index(of: name, of: i)
+                let names = try await listing(of: i, from: closed, only: branch).indexed.filter { !visited.contains($0) }
+                try await inOrder(names, width: store.parallelism) { name in try await index(of: name, of: i) } visit: { name, index in
                     attempts = 0
                     if name.part == nil {
                         closed = name
@@ -203,7 +201,7 @@ public struct Catalog: Sendable {
                     } else {
                         visited.insert(name)
                     }
-                    guard try visit(name, index) else { return }
+                    return try visit(name, index)
                 }
                 return
             } catch let error as ArchiveError where error.code == .objectMissing {
@@ -280,11 +278,13 @@ public struct Catalog: Sendable {
     }
 
     private func records<T: Decodable & Sendable>(below prefix: String) async throws -> [T] {
-        var records: [T] = []
-        for object in try await store.listAll(prefix: prefix) where object.key.path.hasSuffix(".json") {
-            records.append(try await record(object.key))
+        var found: [T] = []
+        let keys = try await store.listAll(prefix: prefix).map(\.key).filter { $0.path.hasSuffix(".json") }
+        try await inOrder(keys, width: store.parallelism) { key in try await record(key) as T } visit: { _, record in
+            found.append(record)
+            return true
         }
-        return records
+        return found
     }
 
     private func watermarkPrefix(_ i: IncarnationRecord) -> String { "watermarks/\(i.source)/\(i.id)/" }

@@ -187,11 +187,17 @@ public protocol LogReader: Sendable {
     /// The pieces that the plan needs, in log order. For each branch, closed pieces before the tails that follow them.
     var pieces: [ArchivedPiece] { get }
     var branches: [BranchRecord] { get }
+    /// How many reads at once are worth it.
+    var parallelism: Int { get }
     func index(of piece: ArchivedPiece) async throws -> PieceIndex
     /// The frames of `piece`, decompressed; all of them when `frames` is `nil`.
     ///
     /// - Parameter index: the piece's, where it was read before.
     func read(_ piece: ArchivedPiece, index: PieceIndex?, frames: [Int]?) async throws -> [[UInt8]]
+}
+
+extension LogReader {
+    public var parallelism: Int { 2 }
 }
 
 public enum RecoveryMode: String, Sendable, CaseIterable { case none, promote }

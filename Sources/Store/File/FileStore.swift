@@ -143,9 +143,14 @@ public final class FileStore: ObjectStore {
     }
 
     private func ensureFolder(_ path: String) throws {
-        if state.withLock({ $0.folders.contains(path) }), Files.exists(path) { return }
+        let (isKnown, hasRoot) = state.withLock { ($0.folders.contains(path), $0.folders.contains(root)) }
+        if isKnown, Files.exists(path) { return }
+        // A directory that was there and is gone was moved, or its file system is not mounted any more.
+        guard !hasRoot || Files.exists(root) else {
+            throw ArchiveError(.storeUnavailable, "The directory '\(root)' is gone.", remedy: "See whether its file system is mounted.")
+        }
         try Files.makeDirectory(path)
-        state.withLock { _ = $0.folders.insert(path) }
+        state.withLock { $0.folders.formUnion([path, root]) }
     }
 
     private func asideFolder() throws -> Aside {

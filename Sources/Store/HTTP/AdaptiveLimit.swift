@@ -51,6 +51,7 @@ final class RequestGate: Sendable {
     init(_ limit: AdaptiveLimit) { state = Mutex(State(limit: limit)) }
 
     var limit: Int { state.withLock { $0.limit.limit } }
+    var waiting: Int { state.withLock { $0.waiting.count } }
 
     /// Waits for a place; every one that is got must be left again.
     ///

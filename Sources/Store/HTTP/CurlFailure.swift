@@ -23,7 +23,7 @@ struct CurlFailure: Sendable {
         if proxyStatus >= 300 { return .proxyRefused(place, status: proxyStatus) }
         switch code {
         case CURLE_COULDNT_RESOLVE_HOST: return HTTPFailure(.unreachable, "The name of \(place) is unknown.")
-        case CURLE_COULDNT_RESOLVE_PROXY: return HTTPFailure(.unreachable, "The name of the proxy on the way to \(place) is unknown or not written as one.")
+        case CURLE_COULDNT_RESOLVE_PROXY: return HTTPFailure(.unreachable, "The proxy on the way to \(place) has a name that is unknown or none.")
         case CURLE_COULDNT_CONNECT, CURLE_INTERFACE_FAILED:
             return HTTPFailure(.unreachable, "Could not connect to \(place)" + (reason.map { ": \($0)." } ?? "."))
         case CURLE_OPERATION_TIMEDOUT: return HTTPFailure(.timeout, "No connection to \(place) stood within \(connectTimeout) s.")
@@ -50,6 +50,7 @@ struct CurlFailure: Sendable {
 
 extension HTTPFailure {
     static func proxyRefused(_ place: String, status: Int) -> HTTPFailure {
-        HTTPFailure(.proxy, "The proxy refused to pass a request on to \(place): it answered \(status)\(status == 407 ? ", which asks for a user and a password" : "").")
+        let meaning = status == 407 ? ", which asks for a user and a password" : ""
+        return HTTPFailure(.proxy, "The proxy refused to pass a request on to \(place): it answered \(status)\(meaning).")
     }
 }

@@ -85,8 +85,8 @@ final class CurlTransfer: @unchecked Sendable {
         }
         // The lengths are ours to say, and nobody waits for 100 Continue.
         let own = ["content-length", "transfer-encoding", "expect"]
-        var lines = request.headers.filter { !own.contains($0.name.lowercased()) }.map { $0.value.isEmpty ? "\($0.name);" : "\($0.name): \($0.value)" }
-        lines.append("Expect:")
+        var lines = ["Expect:"]
+        for (name, value) in request.headers where !own.contains(name.lowercased()) { lines.append(value.isEmpty ? "\(name);" : "\(name): \(value)") }
         if request["user-agent"] == nil { lines.append("User-Agent: tidemark") }
         for line in lines { headerList = curl_slist_append(headerList, line) }
         tm_curl_set_pointer(handle, CURLOPT_HTTPHEADER, headerList)
@@ -166,6 +166,8 @@ final class CurlTransfer: @unchecked Sendable {
     private func outcome(_ code: CURLcode) -> Result<HTTPResponse, any Error> {
         if let refusal { return .failure(refusal) }
         guard let handle, code == CURLE_OK else { return .failure(failure(code).failure) }
+        // curl is content with the first line of an answer.
+        guard head.isComplete else { return .failure(failure(CURLE_PARTIAL_FILE).failure) }
         let status = long(handle, CURLINFO_RESPONSE_CODE)
         // The server itself never asks for a proxy's password.
         if status == 407 { return .failure(HTTPFailure.proxyRefused(request.server, status: status)) }
@@ -173,13 +175,13 @@ final class CurlTransfer: @unchecked Sendable {
     }
 
     private func failure(_ code: CURLcode) -> CurlFailure {
-        var proxy: String?
-        if let named = options.proxy, !named.isEmpty { proxy = String(named.split(separator: "@").last ?? "").split(separator: "/").last.map(String.init) }
+        // Only what comes behind a user and a password.
+        let proxy = options.proxy?.split(separator: "@").last?.split(separator: "/").last.map(String.init)
         let number = handle.map { long($0, CURLINFO_OS_ERRNO) } ?? 0
         return CurlFailure(
             code: code, server: request.server, proxy: proxy, detail: String(cString: errorText),
-            reason: number == 0 ? nil : String(cString: strerror(Int32(number))), proxyStatus: handle.map { long($0, CURLINFO_HTTP_CONNECTCODE) } ?? 0,
-            connectTimeout: options.connectTimeout, caFile: options.caFile)
+            reason: number == 0 ? nil : String(cString: strerror(Int32(number))),
+            proxyStatus: handle.map { long($0, CURLINFO_HTTP_CONNECTCODE) } ?? 0, connectTimeout: options.connectTimeout, caFile: options.caFile)
     }
 
     private func long(_ handle: UnsafeMutableRawPointer, _ info: CURLINFO) -> Int {

@@ -103,7 +103,7 @@ public final class HTTPClient: Sendable {
         switch kind {
         case .unreachable, .timeout, .cut, .malformed, .cancelled: nil
         case .tls:
-            "Give the file with its authority's certificate as ca-file=/path/ca.pem in the archive's URL, or correct the server's certificate or its name."
+            "Name the file with its authority's certificate as ca-file=/path/ca.pem in the archive's URL, or correct the server's certificate."
         case .tooLong: "See what answers at this address: it may not be the store."
         case .proxy: "Give the proxy's user and password in https_proxy, or let the proxy pass this host, or name it in no_proxy."
         case .request: "Correct the archive's URL."

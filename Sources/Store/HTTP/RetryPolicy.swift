@@ -43,7 +43,9 @@ public struct Pacing: Sendable {
     /// Seconds of a clock that nobody sets.
     public var seconds: @Sendable () -> Double
 
-    public init(random: @escaping @Sendable () -> Double, sleep: @escaping @Sendable (Double) async throws -> Void, seconds: @escaping @Sendable () -> Double) {
+    public init(
+        random: @escaping @Sendable () -> Double, sleep: @escaping @Sendable (Double) async throws -> Void, seconds: @escaping @Sendable () -> Double
+    ) {
         self.random = random
         self.sleep = sleep
         self.seconds = seconds

@@ -1,5 +1,6 @@
 import ArchiveCore
 import Catalog
+import Digests
 import DurableIO
 import Glibc
 import Runtime
@@ -12,7 +13,10 @@ let agentCommand = Command(
     example: "tidemark agent --config /etc/tidemark/tidemark.yaml"
 ) { arguments in
     let configuration = try Shared.configuration(arguments)
-    let catalog = try await Shared.catalog(configuration)
+    let place = try ArchivePlace(configuration)
+    // What copies need of what is put now is kept in memory for them.
+    let copies = try place.copies()
+    let catalog = try await place.open { copies.isEmpty ? $0 : RecentStore($0) }
     try await blocking { try Files.makeDirectory(configuration.state) }
     let keepers = try configuration.sources.map { source in
         let (kind, component) = Registry.component(source, of: configuration)
@@ -20,6 +24,7 @@ let agentCommand = Command(
         let shipping = Shipping(source: source.name, kind: kind, log: try component.makeLogSource(), catalog: catalog, output: output)
         return (source.name, SourceKeeper(shipping: shipping, locks: component.lockPaths, output: output))
     }
+    let copying = Copying(copies, of: catalog, configuration: configuration)
     // A source that is refused ends the agent's work on it, never that on the others.
     let work = Task {
         await withTaskGroup(of: (any Error)?.self) { group in
@@ -39,6 +44,7 @@ let agentCommand = Command(
     Signals.watch { number, before in
         if before > 0 { _exit(128 + number) }
         Log().info("stopping")
+        copying.stop()
         Task { for (_, keeper) in keepers { await keeper.stop() } }
         startThread {
             sleep(30)
@@ -46,7 +52,50 @@ let agentCommand = Command(
             _exit(1)
         }
     }
-    if let refused = await work.value { throw refused }
+    let refused = await work.value
+    copying.stop()
+    await copying.ended(within: 5)
+    if let refused { throw refused }
     Log().info("stopped")
     return 0
+}
+
+/// The copies that an agent keeps: each by itself, and none of them ever in the way of a source.
+private struct Copying: Sendable {
+    private let tasks: [Task<Void, Never>]
+
+    init(_ copies: [any ObjectStore], of primary: Catalog, configuration: Configuration) {
+        tasks = copies.map { store in
+            let output = Log("copy \(store.description)")
+            let path = "\(configuration.state)/copies/\(hexText(SHA256.of(Array(store.description.utf8))).prefix(16))"
+            let memory = CopyKeeper.Memory(
+                name: path, isKnown: { Files.exists(path) },
+                note: { if !Files.exists(path) { try Files.makeDirectory(Files.parent(of: path)); try Files.writeDurably(Array(store.description.utf8), to: path) } })
+            let keeper = CopyKeeper(
+                primary: primary, copy: store, interval: configuration.tail, output: output, memory: memory,
+                changes: { (primary.store as? RecentStore)?.changes(of: $0) ?? 0 })
+            return Task {
+                do { try await keeper.run() } catch is CancellationError {} catch { output.error("\(error) Nothing more is copied there.") }
+            }
+        }
+    }
+
+    func stop() { for task in tasks { task.cancel() } }
+
+    /// Waits for what is in hand, as long as it takes but `seconds` at most: the rest is copied after the next start.
+    func ended(within seconds: Double) async {
+        guard !tasks.isEmpty else { return }
+        // Not a task group, which would wait for a copy whose place hangs.
+        let (ends, end) = AsyncStream.makeStream(of: Void.self)
+        Task {
+            for task in tasks { await task.value }
+            end.finish()
+        }
+        let timer = Task {
+            do { try await Task.sleep(for: .seconds(seconds)) } catch { return }
+            end.finish()
+        }
+        for await _ in ends {}
+        timer.cancel()
+    }
 }

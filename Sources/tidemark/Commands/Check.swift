@@ -16,9 +16,11 @@ let checkCommand = Command(
         let catalog = try await Shared.catalog(configuration)
         opened = catalog
         findings["archive"] = [Finding(.ok, "archive", "\(configuration.archive) is an archive of format \(catalog.identity.format)")]
-        findings["archive"]? += await catalog.store.examine().map { finding in
-            let level: Finding.Level = switch finding.level { case .ok: .ok; case .warning: .warning; case .failure: .failure }
-            return Finding(level, "archive", finding.message, remedy: finding.remedy)
+        findings["archive"]? += await catalog.store.examine().map { Finding($0, of: "archive") }
+        for copy in try ArchivePlace(configuration).copies() {
+            let name = "copy \(copy.description)"
+            order.append(name)
+            findings[name] = await CopyStatus.findings(of: copy, beside: catalog).map { Finding($0, of: name) }
         }
     } catch let error as ArchiveError {
         findings["archive"] = [Finding(.failure, "archive", error.message, remedy: error.remedy)]
@@ -64,4 +66,11 @@ let checkCommand = Command(
         }
     }
     return all.contains { $0.level == .failure } ? 1 : 0
+}
+
+extension Finding {
+    fileprivate init(_ finding: StoreFinding, of subject: String) {
+        let level: Level = switch finding.level { case .ok: .ok; case .warning: .warning; case .failure: .failure }
+        self.init(level, subject, finding.message, remedy: finding.remedy)
+    }
 }

@@ -24,12 +24,18 @@ struct ListResult: Encodable {
     }
     var bases: [Base]
     var logs: [Log]
+    /// Of an archive that has copies, how far each of them is.
+    var copies: [CopyStatus] = []
+    /// What did not come from the primary.
+    var fallbacks: [Fallback] = []
 }
 
 let listCommand = Command(
     "list", "Bases and logs, with their times.", options: Shared.place + [Shared.source], example: "tidemark list --archive file:///srv/tidemark"
 ) { arguments in
-    let catalog = try await Shared.catalog(arguments)
+    let place = try ArchivePlace(arguments)
+    let (catalog, fallbacks) = try await place.openReading()
+    defer { fallbacks.warn() }
     var result = ListResult(bases: [], logs: [])
     let wanted = arguments.all("source")
     for source in try await catalog.sources() where wanted.isEmpty || wanted.contains(source) {
@@ -44,6 +50,8 @@ let listCommand = Command(
             result.logs.append(try await log(of: incarnation, in: catalog))
         }
     }
+    for copy in try place.copies() { result.copies.append(await CopyStatus.of(copy, beside: catalog).status) }
+    result.fallbacks = fallbacks.json
     if arguments.has("json") {
         try Output.json(result)
         return 0
@@ -67,6 +75,16 @@ let listCommand = Command(
                         [$0.source, $0.incarnation, "\($0.pieces)", Output.bytes($0.stored), "\($0.records)", $0.firstTime ?? "-", $0.watermark ?? "-"]
                     }, indent: "  "))
         for log in result.logs { for gap in log.gaps { Output.line("  gap: \(log.source): \(gap)") } }
+    }
+    if !result.copies.isEmpty {
+        Output.line("copies")
+        for copy in result.copies {
+            Output.line("  \(copy.archive)\(copy.problem.map { ": \($0)" } ?? "")")
+            Output.line(
+                Output.table(
+                    copy.logs.map { ["\($0.source)", $0.incarnation, "complete to \($0.watermark ?? "-")", $0.behindSeconds.map { "\(Output.oneDecimal($0)) s behind" } ?? "" ] },
+                    indent: "    "))
+        }
     }
     return 0
 }

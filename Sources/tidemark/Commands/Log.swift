@@ -205,7 +205,8 @@ let logCommand = Command(
     let place = try ArchivePlace(arguments)
     return try await interruptible {
         var options = options
-        let catalog = try await place.open()
+        let (catalog, fallbacks) = try await place.openReading()
+        defer { fallbacks.warn() }
         let known = try await catalog.sources()
         guard !known.isEmpty else {
             throw ArchiveError(.targetUnreachable, "The archive holds no source yet.", remedy: "Start `tidemark agent`, then take a base with `tidemark backup`.")

@@ -68,6 +68,8 @@ struct PlanReport: Encodable {
     var estimatedSeconds: Double
     var sources: [Source]
     var warnings: [String]
+    /// What did not come from the primary; of a restore it is told beside its parts.
+    var fallbacks: [Fallback] = []
 
     /// - Parameter lost: what lies right behind each source's cut.
     init(_ joint: JointPlan, target: String, saved: String?, lost: [String: [LogEvent]]) throws {

@@ -19,6 +19,8 @@ struct RestoreResult: Encodable {
     var parts: [Part]
     /// One for each database that was checked against the repositories restored with it.
     var crossChecks: [CrossCheckReport]
+    /// What did not come from the primary.
+    var fallbacks: [Fallback]
 }
 
 /// A plan for all sources, and how it is shown. Nothing is moved.
@@ -55,13 +57,15 @@ let planCommand = Command(
     let request = try TargetOptions.request(arguments)
     let place = try ArchivePlace(arguments)
     return try await interruptible {
-        let catalog = try await place.open()
+        let (catalog, fallbacks) = try await place.openReading()
+        defer { fallbacks.warn() }
         let wanted = arguments.all("source")
         let known = try await catalog.sources()
         guard !known.isEmpty else {
             throw ArchiveError(.targetUnreachable, "The archive holds no source yet.", remedy: "Start `tidemark agent`, then take a base with `tidemark backup`.")
         }
-        let (plan, report) = try await makePlan(arguments, request: request, sources: wanted.isEmpty ? known : wanted, catalog: catalog)
+        var (plan, report) = try await makePlan(arguments, request: request, sources: wanted.isEmpty ? known : wanted, catalog: catalog)
+        report.fallbacks = fallbacks.json
         if arguments.has("json") { try Output.json(report) } else {
             show(report, plan.moment) { Output.line($0) }
             if let id = report.plan { Output.line("plan: \(id)\nnext: on each node, tidemark restore --plan \(id) --into NAME=DIR") }
@@ -114,7 +118,8 @@ let restoreCommand = Command(
     let crossChecking = try CrossChecking(arguments)
     return try await interruptible {
         for (_, directory) in into { try RestoreRun.checkTarget(directory) }
-        let catalog = try await place.open()
+        let (catalog, fallbacks) = try await place.openReading()
+        defer { fallbacks.warn() }
         let joint: JointPlan
         let planReport: PlanReport
         if let request {
@@ -135,7 +140,7 @@ let restoreCommand = Command(
             let kind = try Registry.kind(plan.incarnation.kind)
             let order = RestoreOrder(
                 plan: plan, directory: directory, recover: recover, bindir: arguments["bindir"],
-                fetchCommand: "\(shellQuoted(ownPath())) wal-fetch --archive \(shellQuoted("\(place)")) --source \(name) %f %p", mappings: mappings, only: only)
+                fetchCommand: "\(shellQuoted(ownPath())) wal-fetch \(place.shellOptions) --source \(name) %f %p", mappings: mappings, only: only)
             let run = RestoreRun(catalog: catalog) { progress.show("\(name): \($0)", $1, $2) }
             let done = try await run.run(order, with: kind.restoreTarget)
             progress.end()
@@ -154,7 +159,7 @@ let restoreCommand = Command(
             zip(into, plans).map { CrossChecking.Part(name: $0.0, directory: $0.1, plan: $1) }, recover: recover, bindir: arguments["bindir"],
             target: joint.moment, catalog: catalog, progress: { progress.show($0, $1, $2) })
         progress.end()
-        if arguments.has("json") { try Output.json(RestoreResult(target: planReport.target, parts: parts, crossChecks: checked)) } else {
+        if arguments.has("json") { try Output.json(RestoreResult(target: planReport.target, parts: parts, crossChecks: checked, fallbacks: fallbacks.json)) } else {
             for report in checked { Output.line(report.text()) }
         }
         return parts.contains { !$0.warnings.isEmpty } || checked.contains(where: \.hasLosses) ? 4 : 0
@@ -168,8 +173,6 @@ private func absolute(_ path: String) -> String {
     defer { free(here) }
     return String(cString: here) + "/" + path
 }
-
-private func shellQuoted(_ text: String) -> String { "'" + text.replacing("'", with: "'\\''") + "'" }
 
 /// The program that runs now.
 private func ownPath() -> String {

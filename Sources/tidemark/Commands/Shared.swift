@@ -11,7 +11,8 @@ import Store
 /// Options that several commands share.
 enum Shared {
     static let config = Option("config", "FILE", help: "The configuration file; default: $TIDEMARK_CONFIG, else \(Configuration.defaultPath).")
-    static let archive = Option("archive", "URL", help: "The archive, such as file:///srv/tidemark, when there is no configuration here.")
+    static let archive = Option(
+        "archive", "URL", repeats: true, help: "The archive, such as file:///srv/tidemark, when there is no configuration here; further ones are its copies.")
     static let json = Option("json", help: "Print the result as JSON.")
     static let source = Option("source", "NAME", repeats: true, help: "Only this source.")
     static let place = [config, archive, json]
@@ -22,7 +23,6 @@ enum Shared {
 
     static func configuration(_ arguments: Arguments) throws -> Configuration { try Configuration.load(configPath(arguments)) }
 
-    static func catalog(_ arguments: Arguments) async throws -> Catalog { try await ArchivePlace(arguments).open() }
     static func catalog(_ configuration: Configuration) async throws -> Catalog { try await ArchivePlace(configuration).open() }
 
     /// The sources of a configuration that `--source` names, or all of them.

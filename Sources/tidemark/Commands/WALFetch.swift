@@ -18,7 +18,8 @@ let walFetchCommand = Command(
     example: "restore_command = 'tidemark wal-fetch --archive file:///srv/tidemark --source main %f %p'"
 ) { arguments in
     do {
-        let catalog = try await Shared.catalog(arguments)
+        let (catalog, fallbacks) = try await ArchivePlace(arguments).openReading()
+        defer { fallbacks.warn() }
         guard let source = arguments["source"] else { throw ArchiveError(.usage, "wal-fetch needs --source NAME.") }
         guard let incarnation = try await catalog.incarnations(of: source).last else {
             throw ArchiveError(.usage, "The archive has no source '\(source)'.")

@@ -51,6 +51,8 @@ struct WindowResult: Encodable {
     }
     var sources: [Source]
     var together: Together
+    /// What did not come from the primary.
+    var fallbacks: [Fallback] = []
 }
 
 extension WindowResult {
@@ -166,7 +168,8 @@ let windowCommand = Command(
 ) { arguments in
     let place = try ArchivePlace(arguments)
     return try await interruptible {
-        let catalog = try await place.open()
+        let (catalog, fallbacks) = try await place.openReading()
+        defer { fallbacks.warn() }
         let loader = PlanLoader(catalog: catalog, kinds: Registry.kinds)
         let wanted = arguments.all("source")
         let known = try await catalog.sources()
@@ -184,7 +187,11 @@ let windowCommand = Command(
                     name: source, windows: try await loader.windows(of: source), gaps: gaps,
                     isAnchor: try incarnations.last.map { try Registry.kind($0.kind).carriesFences } ?? false, hasBases: hasBases))
         }
-        if arguments.has("json") { try Output.json(WindowResult(found)) } else {
+        if arguments.has("json") {
+            var result = WindowResult(found)
+            result.fallbacks = fallbacks.json
+            try Output.json(result)
+        } else {
             for line in WindowResult.lines(found) { Output.line(line) }
         }
         return 0

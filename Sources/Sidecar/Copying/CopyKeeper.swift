@@ -1,0 +1,185 @@
+import ArchiveCore
+import Catalog
+import Runtime
+import Store
+
+/// Keeps one copy of an archive level with its primary, until its task is cancelled: starts over with growing pauses after failures. It only
+/// reads the primary, and nothing waits for it.
+public actor CopyKeeper {
+    /// What a copy remembers on the agent's own disk: that a place held it once. An empty place is then not filled again in silence.
+    public struct Memory: Sendable {
+        public var isKnown: @Sendable () throws -> Bool
+        public var note: @Sendable () throws -> Void
+        /// What the operator removes when the place is to be filled anew.
+        public var name: String
+
+        public init(name: String, isKnown: @escaping @Sendable () throws -> Bool, note: @escaping @Sendable () throws -> Void) {
+            self.name = name
+            self.isKnown = isKnown
+            self.note = note
+        }
+    }
+
+    private let primary: Catalog
+    private let store: any ObjectStore
+    private let interval: Double
+    private let output: Log
+    private let memory: Memory?
+    /// How often anything of a source was changed in the primary by this process.
+    private let changes: @Sendable (String) -> UInt64
+
+    /// Seconds between attempts: doubled after each failure, from the first to the last.
+    static let pauses = (first: 1.0, last: 60.0)
+    /// Seconds after which everything is looked for, whether anything is known to have changed or not.
+    static let thoroughly = 30.0
+    /// Seconds between two looks for new bases and histories.
+    static let seldom = 10.0
+
+    /// - Parameters:
+    ///   - store: where the copy is.
+    ///   - interval: seconds between two looks at the log.
+    public init(
+        primary: Catalog, copy store: any ObjectStore, interval: Double, output: Log, memory: Memory? = nil,
+        changes: @escaping @Sendable (String) -> UInt64 = { _ in 0 }
+    ) {
+        self.primary = primary
+        self.store = store
+        self.interval = interval
+        self.output = output
+        self.memory = memory
+        self.changes = changes
+    }
+
+    /// Whether trying again would change nothing before somebody has looked.
+    private static func isFinal(_ error: any Error) -> Bool {
+        guard let code = (error as? ArchiveError)?.code else { return false }
+        return code == .twoHistories || code == .archiveExists || code == .archiveNewer
+    }
+
+    /// Runs until cancelled.
+    ///
+    /// - Throws: `.twoHistories` or `.archiveExists` when the place holds something else, `CancellationError`.
+    public func run() async throws {
+        var pause = Self.pauses.first
+        while true {
+            let begun = ContinuousClock.now
+            let target: CopyTarget
+            do {
+                target = try await open()
+                do { try await follow(target) } catch {
+                    if target.moved > 0 || ContinuousClock.now - begun > .seconds(60) { pause = Self.pauses.first }
+                    throw error
+                }
+            } catch {
+                try Task.checkCancellation()
+                if Self.isFinal(error) { throw error }
+                output.error("\(error) Trying again in \(Int(pause)) s.")
+                try await Task.sleep(for: .seconds(pause))
+                pause = min(pause * 2, Self.pauses.last)
+            }
+        }
+    }
+
+    /// Makes an empty place a copy, or finds out that it is one.
+    ///
+    /// - Throws: what the place throws; `.twoHistories` when it holds another archive, `.archiveExists` when it holds anything else.
+    public func create() async throws { _ = try await open() }
+
+    /// Brings the copy level once.
+    ///
+    /// - Returns: whether it has everything that the primary had when this began.
+    public func catchUp(page: Int = 1024) async throws -> Bool {
+        let target = try await open()
+        var isLevel = true
+        for incarnation in try await incarnations() {
+            let log = HistoryCopy(incarnation, target: target, page: page)
+            let bases = BaseCopy(incarnation, target: target)
+            // The base first, so that what it leaves behind holds nothing up.
+            if try await !bases.round(thoroughly: true) { isLevel = false }
+            if try await log.round(thoroughly: true) != .level { isLevel = false }
+        }
+        return isLevel
+    }
+
+    // MARK: The place
+
+    /// - Throws: what the place throws; `.twoHistories` when it holds another archive, `.archiveExists` when it holds anything else.
+    private func open() async throws -> CopyTarget {
+        let key = Catalog.placeRules.identityKey
+        let identity = try await primary.store.get(key)
+        do {
+            guard try await store.get(key) == identity else {
+                throw ArchiveError(
+                    .twoHistories, "\(store.description) is not a copy of the archive at \(primary.store.description): its '\(key)' is another one.",
+                    remedy: "Name the right place under 'copies' in the configuration.")
+            }
+        } catch let error as ArchiveError where error.code == .objectMissing {
+            if let first = try await store.list(prefix: "", after: nil, limit: 1).first {
+                throw ArchiveError(
+                    .archiveExists, "\(store.description) cannot become a copy: it is no archive and not empty; it holds '\(first.key)', among others.",
+                    remedy: "Name an empty place for the copy.")
+            }
+            if let memory, try await blocking({ try memory.isKnown() }) {
+                throw ArchiveError(
+                    .storeUnavailable, "The copy at \(store.description) was there before, and the place is empty now.",
+                    remedy: "See whether its file system is mounted. If it was lost and is to be filled anew, remove '\(memory.name)'.")
+            }
+            try await store.put(identity, at: key)
+            output.info("\(store.description) is a copy of \(primary.store.description) from now on")
+        }
+        if let memory { try await blocking { try memory.note() } }
+        return CopyTarget(primary: primary, copy: try await Catalog.open(store), output: output)
+    }
+
+    private func incarnations() async throws -> [IncarnationRecord] {
+        var found: [IncarnationRecord] = []
+        for source in try await primary.sources() { found += try await primary.incarnations(of: source) }
+        return found
+    }
+
+    // MARK: Following
+
+    private func follow(_ target: CopyTarget) async throws {
+        try await withThrowingTaskGroup(of: [IncarnationRecord].self) { group in
+            var known: Set<IncarnationRecord> = []
+            group.addTask { try await self.incarnations() }
+            while let found = try await group.next() {
+                // One that never ends gives nothing: this is the one that looks for histories.
+                for incarnation in found where known.insert(incarnation).inserted {
+                    let isOld = found.contains { $0.source == incarnation.source && $0.number > incarnation.number }
+                    group.addTask { try await self.followLog(HistoryCopy(incarnation, target: target), isOld: isOld) }
+                    group.addTask { try await self.followBases(BaseCopy(incarnation, target: target), isOld: isOld) }
+                }
+                group.addTask {
+                    try await Task.sleep(for: .seconds(Self.seldom))
+                    return try await self.incarnations()
+                }
+            }
+        }
+    }
+
+    /// - Parameter isOld: the source has a newer history: once everything of this one is copied, nothing changes any more.
+    private func followLog(_ log: HistoryCopy, isOld: Bool) async throws -> [IncarnationRecord] {
+        var seen: UInt64?
+        var looked: ContinuousClock.Instant?
+        while true {
+            let now = changes(log.incarnation.source)
+            let isThorough = looked.map { ContinuousClock.now - $0 > .seconds(Self.thoroughly) } ?? true
+            if isThorough || now != seen {
+                if isThorough { looked = .now }
+                if try await log.round(thoroughly: isThorough) != .overtaken { seen = now }
+            }
+            try await Task.sleep(for: .seconds(isOld && seen != nil ? Self.thoroughly : interval))
+        }
+    }
+
+    private func followBases(_ bases: BaseCopy, isOld: Bool) async throws -> [IncarnationRecord] {
+        var looked: ContinuousClock.Instant?
+        while true {
+            let isThorough = looked.map { ContinuousClock.now - $0 > .seconds(Self.thoroughly) } ?? true
+            if isThorough { looked = .now }
+            try await bases.round(thoroughly: isThorough)
+            try await Task.sleep(for: .seconds(isOld ? Self.thoroughly : Self.seldom))
+        }
+    }
+}
