@@ -43,8 +43,8 @@ extension Catalog {
         let warnings = base.warnings
         if isEncrypted, !warnings.isEmpty {
             // They may name files.
-            try await store.put(try seal(Array((warnings.joined(separator: "\n") + "\n").utf8)), at: baseKey("warnings.txt.age", base: base.id, of: i))
-            base.warnings = ["\(warnings.count) warning\(warnings.count == 1 ? "" : "s"), encrypted in warnings.txt.age"]
+            try await store.put(try seal(Array((warnings.joined(separator: "\n") + "\n").utf8)), at: baseKey(Self.sealedWarnings, base: base.id, of: i))
+            base.warnings = ["\(warnings.count) warning\(warnings.count == 1 ? "" : "s"), encrypted in \(Self.sealedWarnings)"]
         }
         base.indexSHA256 = hexText(SHA256.of(object))
         base.spansSHA256 = hexText(SHA256.of(spans))
@@ -62,7 +62,12 @@ extension Catalog {
         return (try seal(object), ".tar.zst" + sealedSuffix)
     }
 
-    func treeIndexKey(of base: BaseRecord, in i: IncarnationRecord) -> ObjectKey { baseKey("index.zst\(sealedSuffix)", base: base.id, of: i) }
+    /// The name of a base's index in the base's folder.
+    public var treeIndexName: String { "index.zst\(sealedSuffix)" }
+    /// The same of what went wrong in an encrypted archive, where something did.
+    public static let sealedWarnings = "warnings.txt.age"
+
+    func treeIndexKey(of base: BaseRecord, in i: IncarnationRecord) -> ObjectKey { baseKey(treeIndexName, base: base.id, of: i) }
 
     /// - Throws: `.objectMissing`, `.objectDamaged`; `.keyMissing` and `.keyWrong` where it is encrypted.
     public func treeIndex(of base: BaseRecord, in i: IncarnationRecord) async throws -> TreeIndex {
