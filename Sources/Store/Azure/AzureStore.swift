@@ -46,7 +46,8 @@ public final class AzureStore: ObjectStore {
     private func flat(prefix: String, after key: String?, limit: Int) async throws -> [ObjectInfo] {
         let root = service.location.prefix
         let whole = root + prefix
-        if let key, whole.utf8.lexicographicallyPrecedes((root + key).utf8) == false { return try await flat(prefix: prefix, from: nil, after: key, limit: limit) }
+        // What does not come after the prefix leaves nothing out.
+        if let key, !whole.utf8.lexicographicallyPrecedes((root + key).utf8) { return try await flat(prefix: prefix, from: nil, after: key, limit: limit) }
         do {
             return try await flat(prefix: prefix, from: key.flatMap { places.nearest(root + $0, prefix: whole) }, after: key, limit: limit)
         } catch is AzureService.MarkerRefused {

@@ -74,7 +74,8 @@ final class GCSService: WriteOnceService {
             var storageClass: String?
         }
         let metadata = Metadata(
-            name: location.prefix + key.path, crc32c: GCSHashes.text(crc32c: mark.crc32c), md5Hash: Data(mark.md5).base64EncodedString(), storageClass: location.storageClass)
+            name: location.prefix + key.path, crc32c: GCSHashes.text(crc32c: mark.crc32c), md5Hash: Data(mark.md5).base64EncodedString(),
+            storageClass: location.storageClass)
         // Not known before it is sent, so that no object can contain it on purpose.
         let boundary = "tidemark-\(hexText((0..<16).map { _ in UInt8.random(in: 0...255) }))"
         let head = "--\(boundary)\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n"
