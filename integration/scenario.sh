@@ -25,10 +25,20 @@ make_world() {
     note "storage of a stand-in for Gitaly, $("$STANDIN" list "$STORAGE" | wc -l) repositories, in $STORAGE"
 }
 
+# What the configuration says of the archive: a directory, or ARCHIVE_URL; encrypted for RECIPIENTS where there are any.
+archive_config() {
+    local recipient
+    [ -n "${ARCHIVE_URL:-}" ] || mkdir -p "$ARCHIVE"
+    echo "archive: ${ARCHIVE_URL:-file://$ARCHIVE}"
+    [ -n "${RECIPIENTS:-}" ] || return 0
+    echo "encrypt:"
+    echo "  recipients:"
+    for recipient in $RECIPIENTS; do echo "    - $recipient"; done
+}
+
 write_config() {
-    mkdir -p "$ARCHIVE"
     cat >"$CONFIG" <<YAML
-archive: file://$ARCHIVE
+$(archive_config)
 state: $TM_WORK/state
 tail: 1s
 sources:
@@ -43,9 +53,8 @@ YAML
 }
 
 write_config_postgres_only() {
-    mkdir -p "$ARCHIVE"
     cat >"$CONFIG" <<YAML
-archive: file://$ARCHIVE
+$(archive_config)
 state: $TM_WORK/state
 tail: 1s
 sources:
@@ -179,12 +188,40 @@ flip() { # flip FILE: one bit in its middle
     python3 -c 'import sys; f = open(sys.argv[1], "r+b"); b = bytearray(f.read()); b[len(b) // 2] ^= 4; f.seek(0); f.write(b)' "$1"
 }
 
+# --------------------------------------------------------------------------------------- kinds of stores
+
+# use_store KIND: makes KIND the place of the archive: file, s3, gs or azblob, a server on loopback; sets ARCHIVE_URL and the credentials.
+use_store() {
+    case "$1" in
+        file) ARCHIVE_URL="" ;;
+        s3) start_moto; ARCHIVE_URL="s3://tidemark-test/world?endpoint=$MOTO_URL" ;;
+        gs) start_fake_gcs; ARCHIVE_URL="gs://tidemark-test/world?endpoint=$GCS_URL" ;;
+        azblob) start_azure_fake; ARCHIVE_URL="azblob://tidemark-test/world?account=$AZURE_STORAGE_ACCOUNT&endpoint=$AZURE_URL" ;;
+        *) die "no kind of store: $1" ;;
+    esac
+    note "archive: ${ARCHIVE_URL:-a directory}"
+}
+
+# use_encryption: two people may open the archive; IDENTITY is the second's file.
+use_encryption() {
+    local n
+    RECIPIENTS=""
+    for n in first second; do
+        age-keygen -o "$TM_WORK/$n.key" 2>/dev/null
+        RECIPIENTS="$RECIPIENTS $(age-keygen -y "$TM_WORK/$n.key")"
+    done
+    IDENTITY="$TM_WORK/second.key"
+    note "encrypted for$RECIPIENTS"
+}
+
 # ---------------------------------------------------------------------------------------- the whole of it
 
 # scenario_run BINDIR SECONDS: the whole of it; SECONDS is how long the load runs before and after the base
 scenario_run() {
     local seconds="$2" deleted forced before
     step "Start PostgreSQL and the stand-in storage"
+    use_store "${TM_STORE:-file}"
+    [ -z "${TM_ENCRYPT:-}" ] || use_encryption
     make_world "$1" 8
     step "Load: each row names a commit that was pushed just before"
     start_load 3 0.02
@@ -227,7 +264,8 @@ scenario_run() {
     "$TIDEMARK" window --config "$CONFIG" | sed 's/^/  /'
 
     step "tidemark restore --to-time T"
-    tidemark_or_die restore --config "$CONFIG" --to-time "$T" --into "main=$TM_WORK/restored-main" \
+    # The host that restores has the identity; the agent's has not.
+    TIDEMARK_IDENTITY="${IDENTITY:-}" tidemark_or_die restore --config "$CONFIG" --to-time "$T" --into "main=$TM_WORK/restored-main" \
         --into "default=$TM_WORK/restored-default" --recover promote --bindir "$BIN"
 
     step "Start the restored PostgreSQL"

@@ -1,6 +1,7 @@
 import ArchiveCore
 import Catalog
 import Planner
+import Runtime
 
 /// Goes through the archived log of one incarnation along a path of branches, a chapter at a time: what it has read depends on how far
 /// it was asked to go, not on how much there is.
@@ -14,6 +15,8 @@ public struct LogCursor: Sendable {
     private var page: ArraySlice<ChapterName> = []
     private var last: ChapterName?
     private var isPaged = false
+    /// Chapters that were read ahead, in the page's order.
+    private var ahead: [ChapterName: Result<Chapter, ArchiveError>] = [:]
     private var pending: ArraySlice<PieceSummary> = []
     /// Of the incarnation up to the last piece given out, where chapters told it.
     public private(set) var totals: LogTotals?
@@ -48,7 +51,9 @@ public struct LogCursor: Sendable {
             guard let branch = branches.first else { return nil }
             if isBehindChapters {
                 leaveBranch()
-            } else if let name = page.popFirst() {
+            } else if let name = page.first {
+                if ahead[name] == nil { try await readAhead() }
+                page = page.dropFirst()
                 let before = last
                 last = name
                 pending = try await pieces(of: name, behind: before)[...]
@@ -65,12 +70,24 @@ public struct LogCursor: Sendable {
         }
     }
 
+    /// Reads the next chapters of the page side by side.
+    private mutating func readAhead() async throws {
+        let (catalog, incarnation) = (catalog, incarnation)
+        try await inOrder(page.prefix(catalog.store.parallelism), width: catalog.store.parallelism) { name -> Result<Chapter, ArchiveError> in
+            do { return .success(try await catalog.chapter(name, of: incarnation)) } catch let error as ArchiveError
+                where error.code == .objectDamaged || error.code == .objectMissing
+            {
+                return .failure(error)
+            }
+        } visit: { name, chapter in
+            ahead[name] = chapter
+            return true
+        }
+    }
+
     /// The pieces of a chapter, and those before it that no chapter has; from their indexes where it cannot be read.
     private mutating func pieces(of name: ChapterName, behind before: ChapterName?) async throws -> [PieceSummary] {
-        let chapter: Chapter
-        do { chapter = try await catalog.chapter(name, of: incarnation) } catch let error as ArchiveError
-            where error.code == .objectDamaged || error.code == .objectMissing
-        {
+        guard let read = ahead.removeValue(forKey: name), case .success(let chapter) = read else {
             totals = nil
             return try await catalog.summaries(of: incarnation, branch: name.branch, after: before?.last, from: first).filter { $0.name.name <= name.last }
         }

@@ -14,8 +14,8 @@ struct TreeExtractor: Sendable {
     let directory: String
     let progress: @Sendable (String, UInt64, UInt64?) -> Void
 
-    /// Parts in work at a time; each holds one object and its content in memory.
-    static let workers = 2
+    /// Parts in work at a time: each holds one object and its content in memory, 32 MiB.
+    private var workers: Int { min(4, catalog.store.parallelism) }
 
     /// - Throws: `.objectDamaged`, `.inputOutput`, `CancellationError`.
     func run() async throws {
@@ -28,7 +28,7 @@ struct TreeExtractor: Sendable {
         let total = parts.reduce(0) { $0 + $1.length }
         try await withThrowingTaskGroup(of: Void.self) { group in
             for (number, part) in parts.enumerated() {
-                if number >= Self.workers { try await group.next() }
+                if number >= workers { try await group.next() }
                 group.addTask {
                     try Task.checkCancellation()
                     let content = try await catalog.read(part, of: base, in: incarnation)

@@ -12,7 +12,8 @@ import Synchronization
 final class BaseWriter: TreeSink, Sendable {
     /// Bytes of tar in a part, before compression.
     static let partSize = 16 << 20
-    static let workers = 2
+    /// Parts in work at a time; each holds its tar and its object, 32 MiB, while it is compressed, and its object while it is stored.
+    private var workers: Int { min(3, catalog.store.parallelism) }
 
     private struct RawPart: Sendable {
         var number: Int
@@ -163,7 +164,7 @@ final class BaseWriter: TreeSink, Sendable {
     func drain() async throws -> [BaseRecord.Part] {
         do {
             return try await withThrowingTaskGroup(of: [BaseRecord.Part].self) { group in
-                for _ in 0..<Self.workers { group.addTask { try await self.work() } }
+                for _ in 0..<workers { group.addTask { try await self.work() } }
                 var parts: [BaseRecord.Part] = []
                 while let some = try await group.next() { parts += some }
                 return parts.sorted { $0.offset < $1.offset }
@@ -177,20 +178,20 @@ final class BaseWriter: TreeSink, Sendable {
     private func work() async throws -> [BaseRecord.Part] {
         var parts: [BaseRecord.Part] = []
         do {
-            while let raw = try await queue.receive() {
+            while var raw = try await queue.receive() {
                 try Task.checkCancellation()
                 let digits = String(raw.number)
-                let name = "part-\(String(repeating: "0", count: max(0, 6 - digits.count)))\(digits).tar.zst"
-                let object = try await blocking {
-                    var object: [UInt8] = []
-                    try Zstd.compress(raw.bytes, into: &object)
-                    return object
+                let length = UInt64(raw.bytes.count)
+                let (object, suffix, digest) = try await blocking { [catalog, bytes = raw.bytes] in
+                    let (object, suffix) = try catalog.pack(part: bytes)
+                    return (object, suffix, hexText(SHA256.of(object)))
                 }
-                let digest = try await blocking { hexText(SHA256.of(object)) }
+                raw.bytes = []
+                let name = "part-\(String(repeating: "0", count: max(0, 6 - digits.count)))\(digits)\(suffix)"
                 try await catalog.store.put(object, at: catalog.baseKey(name, base: id, of: incarnation))
                 parts.append(
                     .init(
-                        name: name, offset: raw.offset, length: UInt64(raw.bytes.count), storedLength: UInt64(object.count),
+                        name: name, offset: raw.offset, length: length, storedLength: UInt64(object.count),
                         sha256: digest))
             }
         } catch {

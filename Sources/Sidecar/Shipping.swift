@@ -6,10 +6,9 @@ import Source
 
 /// Moves one source's log into the archive until it is stopped or something fails: pull, pack, store, acknowledge.
 ///
-/// Holds at most `workers` pieces besides what the source holds. Nothing is acknowledged before it and everything before it is
+/// Holds at most four pieces besides what the source holds. Nothing is acknowledged before it and everything before it is
 /// durable.
 public actor Shipping {
-    public static let workers = 2
     /// Pieces between two checkpoints: what an agent with an empty state directory has to read at most.
     static let checkpointInterval: UInt64 = 256
 
@@ -18,6 +17,8 @@ public actor Shipping {
     private let log: any LogSource
     private let catalog: Catalog
     private let output: Log
+    /// Pieces that are packed and stored side by side.
+    private let workers: Int
 
     private var incarnation: IncarnationRecord?
     private var ledger = DurabilityLedger()
@@ -40,6 +41,7 @@ public actor Shipping {
         self.log = log
         self.catalog = catalog
         self.output = output
+        workers = min(4, catalog.store.parallelism)
     }
 
     /// Asks for a graceful end: what is in hand is archived, then `run` returns.
@@ -95,7 +97,7 @@ public actor Shipping {
             var flying = 0
             while let next = try await log.next() {
                 // A piece may go beside others; whatever else comes waits for all that came before it.
-                let company = if case .piece = next { Self.workers - 1 } else if case .watermark = next { Int.max } else { 0 }
+                let company = if case .piece = next { workers - 1 } else if case .watermark = next { Int.max } else { 0 }
                 while flying > company, try await group.next() != nil { flying -= 1 }
                 switch next {
                 case .piece(let piece):
@@ -129,7 +131,7 @@ public actor Shipping {
     }
 
     private func archive(_ piece: LogPiece) async throws {
-        let packed = try await blocking { try PiecePacker.pack(piece) }
+        let packed = try await blocking { [catalog] in try catalog.pack(piece) }
         try await catalog.storeContent(packed, of: current())
         superseded[piece.sequence] = piece.supersedes
         committable += ledger.finish(piece.sequence, packed.index)

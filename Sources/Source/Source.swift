@@ -49,8 +49,8 @@ public struct ResumeState: Sendable {
     /// By stream, on the newest branch that the archive has of it.
     public var positions: [String: Position]
     public var branches: [BranchRecord]
-    /// Reads an archived piece's frames, proven by length and digest; throws `.objectMissing` where there is none. `nil` in tests that
-    /// have no archive.
+    /// Reads an archived piece's frames, proven by length and digest; throws `.objectMissing` where there is none. `nil` where the
+    /// archive is encrypted and only the keys are at hand that encrypt.
     public var content: (@Sendable (PieceName) async throws -> [[UInt8]])?
 
     public init(
@@ -187,11 +187,17 @@ public protocol LogReader: Sendable {
     /// The pieces that the plan needs, in log order. For each branch, closed pieces before the tails that follow them.
     var pieces: [ArchivedPiece] { get }
     var branches: [BranchRecord] { get }
+    /// How many reads at once are worth it.
+    var parallelism: Int { get }
     func index(of piece: ArchivedPiece) async throws -> PieceIndex
     /// The frames of `piece`, decompressed; all of them when `frames` is `nil`.
     ///
     /// - Parameter index: the piece's, where it was read before.
     func read(_ piece: ArchivedPiece, index: PieceIndex?, frames: [Int]?) async throws -> [[UInt8]]
+}
+
+extension LogReader {
+    public var parallelism: Int { 2 }
 }
 
 public enum RecoveryMode: String, Sendable, CaseIterable { case none, promote }

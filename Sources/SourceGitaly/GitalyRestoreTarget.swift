@@ -31,18 +31,11 @@ public struct GitalyRestoreTarget: RestoreTarget {
             guard lchown(job.directory, owner.uid, owner.gid) == 0 else { throw ArchiveError.system("give its owner to", job.directory) }
         }
         let lanes = (0..<Self.width).map { [replayer] lane in Lane(replayer: replayer, next: next.filter { Self.lane(of: $0.key) == lane }) }
-        var coming: Task<[[Record]], any Error>?
-        defer { coming?.cancel() }
-        for (number, piece) in job.log.pieces.enumerated() {
-            try Task.checkCancellation()
-            let records: [[Record]]
-            if let coming { records = try await coming.value } else { records = try await Self.records(of: piece, in: job.log, next, last, job.only) }
-            // The next piece is read while this one is replayed.
-            coming = nil
-            if number + 1 < job.log.pieces.count {
-                let (log, following, next, last, only) = (job.log, job.log.pieces[number + 1], next, last, job.only)
-                coming = Task { try await Self.records(of: following, in: log, next, last, only) }
-            }
+        // The next pieces are read while one is replayed.
+        let (wanted, ends) = (next, last)
+        try await inOrder(job.log.pieces, width: min(4, job.log.parallelism)) { piece in
+            try await Self.records(of: piece, in: job.log, wanted, ends, job.only)
+        } visit: { piece, records in
             try await withThrowingTaskGroup(of: Void.self) { group in
                 for (lane, records) in zip(lanes, records) where !records.isEmpty {
                     group.addTask { try await blocking { try lane.apply(records, of: piece, starts) } }
@@ -50,6 +43,7 @@ public struct GitalyRestoreTarget: RestoreTarget {
                 try await group.waitForAll()
             }
             job.progress("replay", lanes.reduce(0) { $0 + $1.applied }, total)
+            return true
         }
         let applied = lanes.reduce(0) { $0 + $1.applied }
         for lane in lanes { next.merge(lane.next) { $1 } }

@@ -42,6 +42,9 @@ public protocol ObjectStore: Sendable {
     /// - Parameter proof: makes of the bytes what is wanted; throws `.objectDamaged` or `.archiveDamaged` when they are not what was stored.
     func read<T: Sendable>(_ key: ObjectKey, range: Range<UInt64>?, proving proof: @Sendable ([UInt8]) async throws -> T) async throws -> T
 
+    /// Takes what somebody should know though nothing failed, in one sentence without secrets.
+    func notice(_ message: String)
+
     /// Finds out what may keep this place from holding an archive: permissions, conditional writes, clocks, rules that delete.
     func examine() async -> [StoreFinding]
 }
@@ -69,8 +72,18 @@ extension ObjectStore {
     public func remove(_ keys: [ObjectKey]) async throws { for key in keys { try await remove(key) } }
 
     public func read<T: Sendable>(_ key: ObjectKey, range: Range<UInt64>?, proving proof: @Sendable ([UInt8]) async throws -> T) async throws -> T {
-        try await proof(try await get(key, range: range))
+        let first = try await get(key, range: range)
+        do { return try await proof(first) } catch let error as ArchiveError where error.code == .objectDamaged || error.code == .archiveDamaged {
+            // Damaged on the way here, or where it lies? A second look tells.
+            let second = try await get(key, range: range)
+            guard second != first else { throw error }
+            let value = try await proof(second)
+            notice("'\(key)' arrived damaged from \(description), and whole when it was read again: \(error.message)")
+            return value
+        }
     }
+
+    public func notice(_ message: String) {}
 
     public func read<T: Sendable>(_ key: ObjectKey, proving proof: @Sendable ([UInt8]) async throws -> T) async throws -> T {
         try await read(key, range: nil, proving: proof)

@@ -127,6 +127,9 @@ public struct TransportOptions: Sendable, Hashable {
 /// The place that an archive's URL names.
 public enum StoreLocation: Sendable, Hashable, CustomStringConvertible {
     case file(path: String)
+    case s3(S3Location)
+    case gcs(GCSLocation)
+    case azure(AzureLocation)
 
     /// - Throws: `.usage` for a URL of no known kind.
     public init(_ text: String) throws(ArchiveError) {
@@ -137,14 +140,31 @@ public enum StoreLocation: Sendable, Hashable, CustomStringConvertible {
                 throw ArchiveError(.usage, "'\(text)' does not name an absolute directory.", remedy: "Write it as file:///srv/tidemark.")
             }
             self = .file(path: "/" + url.path)
+        case "s3": self = .s3(try S3Location(url))
+        case "gs": self = .gcs(try GCSLocation(url))
+        case "azblob": self = .azure(try AzureLocation(url))
         default:
             throw ArchiveError(
                 .usage, "Archives at '\(url.scheme)://…' are not supported by this version.", remedy: "Use a directory: file:///srv/tidemark.")
         }
     }
 
-    public var description: String { switch self { case .file(let path): "file://\(path)" } }
+    public var description: String {
+        switch self {
+        case .file(let path): "file://\(path)"
+        case .s3(let location): location.description
+        case .gcs(let location): location.description
+        case .azure(let location): location.description
+        }
+    }
 
     /// The store itself; nothing is asked or created before it is used.
-    public func open(_ context: StoreContext) throws -> any ObjectStore { switch self { case .file(let path): FileStore(path: path) } }
+    public func open(_ context: StoreContext) throws -> any ObjectStore {
+        switch self {
+        case .file(let path): FileStore(path: path)
+        case .s3(let location): S3Store(location, context)
+        case .gcs(let location): try location.open(context)
+        case .azure(let location): try location.open(context)
+        }
+    }
 }

@@ -89,7 +89,7 @@ final class SegmentFeeder: Sendable {
         do {
             try await withThrowingTaskGroup(of: Void.self) { group in
                 for (number, file) in files.enumerated() {
-                    if number >= 2 { try await group.next() }
+                    if number >= min(4, job.log.parallelism) { try await group.next() }
                     while try await ready() >= Self.ahead { try await Task.sleep(for: .milliseconds(5)) }
                     group.addTask { try await self.put(try await self.content(file.pieces), as: file.name) }
                 }
@@ -125,15 +125,17 @@ final class SegmentFeeder: Sendable {
         content.reserveCapacity(Int(segmentSize))
         guard let first = pieces.first?.name.part?.lowerBound else { return [] }
         let start = first / segmentSize * segmentSize
-        for tail in pieces {
+        try await inOrder(pieces, width: min(4, job.log.parallelism)) { tail in
+            try await self.job.log.read(tail, index: nil, frames: nil).flatMap { $0 }
+        } visit: { tail, bytes in
             guard let part = tail.name.part, part.lowerBound <= start + UInt64(content.count), part.upperBound - start <= segmentSize else {
                 throw ArchiveError(
                     .archiveGap, "The tails of '\(tail.name.name)' have a hole at \(LSN(rawValue: start + UInt64(content.count))).",
                     remedy: "Restore to a time before it; `tidemark window` lists what can be reached.")
             }
-            let bytes = try await job.log.read(tail, index: nil, frames: nil).flatMap { $0 }
             let known = Int(start + UInt64(content.count) - part.lowerBound)
             if known < bytes.count { content += bytes[known...] }
+            return true
         }
         return content + [UInt8](repeating: 0, count: Int(segmentSize) - content.count)
     }

@@ -1,55 +1,68 @@
 import ArchiveCore
-import Foundation
+import Synchronization
 
-/// How many bytes a second may go up and down, and when.
-public struct BandwidthPlan: Sendable, Hashable {
-    /// Bytes a second; `nil`: as many as there are.
-    public struct Limits: Sendable, Hashable {
-        public var upload: UInt64?
-        public var download: UInt64?
+/// What all transfers of a process may move together. Bodies count, headers do not.
+///
+/// One object is shared by all transports that a plan is meant for.
+public final class Bandwidth: Sendable {
+    enum Direction: Int, Sendable, CaseIterable { case upload, download }
 
-        public init(upload: UInt64? = nil, download: UInt64? = nil) {
-            self.upload = upload
-            self.download = download
-        }
+    private struct State {
+        var lines: [BandwidthLine]
+        var limits: BandwidthPlan.Limits
+        /// When the plan was last asked.
+        var asked: Moment
     }
-    /// Other limits at some hours of some days.
-    public struct Rule: Sendable, Hashable {
-        /// 1 is Monday, 7 is Sunday: the days on which the rule begins.
-        public var days: Set<Int>
-        /// Minutes since midnight, 0 to 1440; a rule whose end is not after its start goes on past midnight.
-        public var from: Int
-        public var to: Int
-        public var zone: TimeZone
-        public var limits: Limits
+    private let plan: BandwidthPlan
+    private let now: @Sendable () -> Moment
+    private let state: Mutex<State>
 
-        public init(days: Set<Int>, from: Int, to: Int, zone: TimeZone, limits: Limits) {
-            self.days = days
-            self.from = from
-            self.to = to
-            self.zone = zone
-            self.limits = limits
-        }
-
-        func covers(_ time: Moment) -> Bool {
-            let seconds = Int(time.rawValue / 1_000_000_000)
-            let local = seconds + zone.secondsFromGMT(for: Date(timeIntervalSince1970: Double(seconds)))
-            let minute = (local % 86_400 + 86_400) % 86_400 / 60
-            // 1970-01-01 was a Thursday.
-            let day = ((local - minute * 60) / 86_400 % 7 + 10) % 7 + 1
-            if from < to { return days.contains(day) && (from..<to).contains(minute) }
-            return days.contains(day) && minute >= from || days.contains((day + 5) % 7 + 1) && minute < to
-        }
+    /// - Parameter now: the time of day, which the plan's schedule goes by.
+    public init(_ plan: BandwidthPlan, now: @escaping @Sendable () -> Moment) {
+        self.plan = plan
+        self.now = now
+        let time = now()
+        let limits = plan.limits(at: time)
+        state = Mutex(
+            State(
+                lines: Direction.allCases.map { BandwidthLine(TokenBucket(rate: Self.rate(limits, $0), at: time)) }, limits: limits, asked: time))
     }
 
-    public var always: Limits
-    /// The first that covers a time counts.
-    public var rules: [Rule]
+    /// Whether the plan never limits anything.
+    var isUnlimited: Bool { ([plan.always] + plan.rules.map(\.limits)).allSatisfy { $0.upload == nil && $0.download == nil } }
 
-    public init(always: Limits = Limits(), rules: [Rule] = []) {
-        self.always = always
-        self.rules = rules
+    /// How many bytes should move at once, so that a stream is smooth and shared: a sixteenth of a second's, 1 KiB to 128 KiB.
+    func piece(_ direction: Direction) -> Int {
+        current { state in Self.rate(state.limits, direction).map { Int(min(max($0 / 16, 1 << 10), 128 << 10)) } ?? 128 << 10 }
     }
 
-    public func limits(at time: Moment) -> Limits { rules.first { $0.covers(time) }?.limits ?? always }
+    /// - Returns: `false` when transfer `id` has to wait until `admit` names it.
+    func take(_ bytes: Int, _ direction: Direction, for id: UInt64) -> Bool { current { $0.lines[direction.rawValue].take(bytes, for: id) } }
+
+    /// Who may go on now, and with how many bytes.
+    func admit() -> [(direction: Direction, id: UInt64, bytes: Int)] {
+        current { state in Direction.allCases.flatMap { way in state.lines[way.rawValue].admit().map { (way, $0.id, $0.bytes) } } }
+    }
+
+    func leave(_ id: UInt64, _ direction: Direction, unused: Int) { current { $0.lines[direction.rawValue].leave(id, unused: unused) } }
+
+    /// Seconds until `admit` lets somebody through; `nil` when nobody waits.
+    var wait: Double? { current { state in state.lines.compactMap(\.wait).min() } }
+
+    /// Brings the lines to the present; the plan is asked once a second, or when the clock was set back.
+    private func current<T>(_ body: (inout State) -> T) -> T {
+        let time = now()
+        return state.withLock { state in
+            if !(0..<1).contains(time - state.asked) {
+                state.limits = plan.limits(at: time)
+                state.asked = time
+            }
+            for way in Direction.allCases { state.lines[way.rawValue].advance(to: time, rate: Self.rate(state.limits, way)) }
+            return body(&state)
+        }
+    }
+
+    private static func rate(_ limits: BandwidthPlan.Limits, _ direction: Direction) -> UInt64? {
+        direction == .upload ? limits.upload : limits.download
+    }
 }

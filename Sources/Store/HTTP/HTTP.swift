@@ -39,6 +39,12 @@ public struct HTTPRequest: Sendable {
 
     public var url: String { "\(scheme)://\(host)\(path)" + (query.isEmpty ? "" : "?" + encodedQuery) }
 
+    /// `host:port`, also where the port is the scheme's own.
+    var server: String {
+        let end = host.lastIndex(of: ":").map { host[host.index(after: $0)...] } ?? ""
+        return !end.isEmpty && end.allSatisfy(\.isNumber) ? host : host + (scheme == "https" ? ":443" : ":80")
+    }
+
     /// What people are shown: never the query, which may carry a signature.
     public var summary: String { "\(method.rawValue) \(scheme)://\(host)\(path)" }
 
@@ -82,6 +88,8 @@ public struct HTTPFailure: Error, CustomStringConvertible, Sendable {
         case tooLong
         /// The proxy refused.
         case proxy
+        /// The request cannot be sent as it is: its address, or a header, is none.
+        case request
         case cancelled
     }
     public var kind: Kind

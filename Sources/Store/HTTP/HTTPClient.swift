@@ -16,24 +16,105 @@ public final class HTTPClient: Sendable {
     /// What people call the service, such as `s3://bucket`.
     private let service: String
     private let now: @Sendable () -> Moment
+    private let policy: RetryPolicy
+    private let pacing: Pacing
+    private let gate: RequestGate
 
-    public init(_ transport: any HTTPTransport, service: String, now: @escaping @Sendable () -> Moment) {
+    public init(
+        _ transport: any HTTPTransport, service: String, now: @escaping @Sendable () -> Moment, policy: RetryPolicy = RetryPolicy(),
+        limit: AdaptiveLimit = AdaptiveLimit(), pacing: Pacing = .real
+    ) {
         self.transport = transport
         self.service = service
         self.now = now
+        self.policy = policy
+        self.pacing = pacing
+        gate = RequestGate(limit)
     }
 
+    /// How many requests at once the service takes, as far as is known.
+    public var concurrency: Int { gate.limit }
+
     /// - Parameters:
-    ///   - prepare: signs the request; called before each attempt, with the time of day.
+    ///   - prepare: signs the request; called before each attempt, with the time of day. It must not send requests through this client,
+    ///     whose places may all be taken by those who wait for it.
     ///   - judge: what an answer means; called for each whole answer.
     /// - Returns: the first answer that is `.done`.
-    /// - Throws: `.storeUnavailable` when attempts are used up, with the last reason; `.interrupted` when the task is cancelled.
+    /// - Throws: `.storeUnavailable` when attempts or patience are used up, with the last reason, or when none could help;
+    ///   `CancellationError`; what `prepare` throws.
     public func send(
         _ request: HTTPRequest, preparing prepare: @Sendable (HTTPRequest, Moment) async throws -> HTTPRequest,
         judging judge: @Sendable (HTTPResponse) -> Verdict
     ) async throws -> HTTPResponse {
-        let response = try await transport.send(try await prepare(request, now()))
-        guard judge(response) == .done else { throw ArchiveError(.storeUnavailable, "\(service) did not answer \(request.summary).") }
-        return response
+        let start = pacing.seconds()
+        var attempt = 1
+        while true {
+            let failure: Failure
+            switch try await self.attempt(request, prepare, judge) {
+            case .success(let response): return response
+            case .failure(let reason): failure = reason
+            }
+            let elapsed = pacing.seconds() - start
+            let pause = policy.pause(after: attempt, random: pacing.random(), wish: failure.wish)
+            guard failure.remedy == nil, attempt < policy.attempts, elapsed + pause <= policy.patience else {
+                throw unavailable(request, failure, attempts: attempt, seconds: elapsed)
+            }
+            try await pacing.sleep(pause)
+            attempt += 1
+        }
+    }
+
+    /// Why an attempt brought no answer that counts.
+    private struct Failure: Error {
+        var reason: String
+        /// Seconds that the server asks to wait.
+        var wish: Double?
+        /// For what no repetition cures.
+        var remedy: String?
+    }
+
+    private func attempt(
+        _ request: HTTPRequest, _ prepare: @Sendable (HTTPRequest, Moment) async throws -> HTTPRequest, _ judge: @Sendable (HTTPResponse) -> Verdict
+    ) async throws -> Result<HTTPResponse, Failure> {
+        let round = try await gate.enter()
+        var outcome = RequestGate.Outcome.failure
+        defer { gate.leave(round, outcome) }
+        do {
+            // Signed in here and not before: a signature that waited in line would be old.
+            let response = try await transport.send(try await prepare(request, now()))
+            switch judge(response) {
+            case .done:
+                outcome = .success
+                return .success(response)
+            case .again(let reason): return .failure(Failure(reason: reason, wish: response.retryAfter(now: now())))
+            case .slower(let reason):
+                outcome = .slower
+                return .failure(Failure(reason: reason, wish: response.retryAfter(now: now())))
+            }
+        } catch let failure as HTTPFailure {
+            if failure.kind == .cancelled { throw CancellationError() }
+            if failure.kind == .timeout { outcome = .slower }
+            return .failure(Failure(reason: failure.message, remedy: Self.remedy(failure.kind)))
+        }
+    }
+
+    /// - Returns: `nil` for failures that may pass by themselves.
+    private static func remedy(_ kind: HTTPFailure.Kind) -> String? {
+        switch kind {
+        case .unreachable, .timeout, .cut, .malformed, .cancelled: nil
+        case .tls:
+            "Name the file with its authority's certificate as ca-file=/path/ca.pem in the archive's URL, or correct the server's certificate."
+        case .tooLong: "See what answers at this address: it may not be the store."
+        case .proxy: "Give the proxy's user and password in https_proxy, or let the proxy pass this host, or name it in no_proxy."
+        case .request: "Correct the archive's URL."
+        }
+    }
+
+    private func unavailable(_ request: HTTPRequest, _ failure: Failure, attempts: Int, seconds: Double) -> ArchiveError {
+        let reason = failure.reason.hasSuffix(".") ? String(failure.reason.dropLast()) : failure.reason
+        let tried = attempts == 1 ? "" : " in \(attempts) attempts over \(Int(seconds.rounded())) s"
+        return ArchiveError(
+            .storeUnavailable, "\(service) did not answer \(request.summary)\(tried): \(reason).",
+            remedy: failure.remedy ?? "See whether the service is up and can be reached from here.")
     }
 }

@@ -1,0 +1,196 @@
+import ArchiveCore
+import Digests
+import Synchronization
+
+/// What stands for an object's bytes.
+struct Fingerprint: Sendable, Hashable {
+    var size: UInt64
+    /// Empty where it was not asked for.
+    var md5: [UInt8]
+    var crc32c: UInt32
+    /// For services that sign it.
+    var sha256: [UInt8]?
+
+    init(_ bytes: [UInt8], withMD5: Bool = true) {
+        size = UInt64(bytes.count)
+        md5 = withMD5 ? MD5.of(bytes) : []
+        var sum = CRC32C()
+        sum.update(bytes)
+        crc32c = sum.value
+    }
+}
+
+/// What a service says of an object.
+struct StoredState: Sendable, Hashable {
+    /// Bytes.
+    var size: UInt64
+    var md5: [UInt8]?
+    var crc32c: UInt32?
+    var sha256: [UInt8]?
+    /// Names this very writing of the object: a generation, an entity tag.
+    var version: String?
+
+    /// - Returns: `nil` when the service tells no checksum, and the size is right.
+    func matches(_ mark: Fingerprint) -> Bool? {
+        guard size == mark.size else { return false }
+        if let sha256, let other = mark.sha256 { return sha256 == other }
+        if let md5, !mark.md5.isEmpty { return md5 == mark.md5 && (crc32c == nil || crc32c == mark.crc32c) }
+        return crc32c.map { $0 == mark.crc32c }
+    }
+}
+
+/// What came of creating an object.
+enum Creation: Sendable {
+    /// With what the service says of it; `nil`: nothing.
+    case created(StoredState?)
+    /// The name is taken.
+    case exists
+    /// The bytes that came to the service were not those that were sent.
+    case mangled(String)
+}
+
+/// What a service does for `WriteOnce`; keys are the archive's.
+protocol WriteOnceService: Sendable {
+    var description: String { get }
+    /// What this service compares.
+    func mark(_ bytes: [UInt8]) -> Fingerprint
+    func create(_ bytes: [UInt8], _ mark: Fingerprint, at key: ObjectKey) async throws -> Creation
+    func look(at key: ObjectKey) async throws -> StoredState?
+    func get(_ key: ObjectKey, range: Range<UInt64>?) async throws -> [UInt8]
+    /// Removes an object if it is still this writing of it.
+    func remove(_ key: ObjectKey, version: String) async throws
+}
+
+extension WriteOnceService {
+    func mark(_ bytes: [UInt8]) -> Fingerprint { Fingerprint(bytes) }
+}
+
+/// Puts objects so that each is written once, and believes in none that it has not seen there.
+final class WriteOnce<Service: WriteOnceService>: Sendable {
+    /// Where it is tried whether the service refuses to write a name twice; stays there.
+    static var probe: ObjectKey { ObjectKey(known: "probe/conditional") }
+    /// How often a put is tried whose object is not there, or is damaged, afterwards.
+    static var attempts: Int { 4 }
+
+    private let service: Service
+    private let warn: @Sendable (String) -> Void
+    /// Whether creating is refused where the name is taken; found out once.
+    private let honoured = Mutex<Task<Bool, any Error>?>(nil)
+    private let locks = KeyLocks()
+
+    init(_ service: Service, warn: @escaping @Sendable (String) -> Void) {
+        self.service = service
+        self.warn = warn
+    }
+
+    /// - Throws: `.objectExists`; `.storeUnavailable` when the object is not there, or damaged, after all attempts.
+    func put(_ bytes: [UInt8], at key: ObjectKey) async throws {
+        precondition(bytes.count <= ObjectKey.maximumSize)
+        if try await refusesSecondWrite() { return try await write(bytes, at: key, lookFirst: false) }
+        // Between the look and the put, nobody else of this process may come.
+        await locks.lock(key)
+        defer { locks.unlock(key) }
+        try await write(bytes, at: key, lookFirst: true)
+    }
+
+    /// Whether the service honours conditions; asks it once.
+    func refusesSecondWrite() async throws -> Bool {
+        let task = honoured.withLock { state in
+            if let state { return state }
+            let task = Task { try await self.tryTwice() }
+            state = task
+            return task
+        }
+        do { return try await task.value } catch {
+            honoured.withLock { if $0 == task { $0 = nil } }
+            throw error
+        }
+    }
+
+    private func tryTwice() async throws -> Bool {
+        for byte in [UInt8(ascii: "a"), UInt8(ascii: "b")] {
+            if case .exists = try await service.create([byte], service.mark([byte]), at: Self.probe), try await service.look(at: Self.probe) != nil { return true }
+        }
+        warn(
+            "\(service.description) writes a name twice even if it is asked not to; before each object is put, it is looked whether there is one. "
+                + "Two agents that write one name at the same moment would not be noticed.")
+        return false
+    }
+
+    private func write(_ bytes: [UInt8], at key: ObjectKey, lookFirst: Bool) async throws {
+        let mark = service.mark(bytes)
+        var reason = ""
+        for _ in 0..<Self.attempts {
+            if lookFirst, try await isStored(bytes, mark, at: key) { return }
+            switch try await service.create(bytes, mark, at: key) {
+            case .exists:
+                if try await isStored(bytes, mark, at: key) { return }
+                reason = "the service said that it exists, and it is not there"
+            case .mangled(let why): reason = why
+            case .created(let answer):
+                if let answer, answer.matches(mark) == false {
+                    reason = "other bytes arrived than were sent"
+                    if let version = answer.version { try await service.remove(key, version: version) }
+                    continue
+                }
+                guard let found = try await service.look(at: key) else {
+                    reason = "the service said that it was stored, and it is not there"
+                    continue
+                }
+                if found.matches(mark) == true { return }
+                if found.matches(mark) == false, let version = found.version, version == answer?.version {
+                    reason = "other bytes are stored than were sent"
+                    try await service.remove(key, version: version)
+                    continue
+                }
+                // No checksum to compare with, or another's object.
+                if try await isStored(bytes, mark, at: key) { return }
+                reason = "it was gone right after it was stored"
+            }
+        }
+        throw ArchiveError(
+            .storeUnavailable, "The object '\(key)' could not be stored in \(service.description): \(reason), \(Self.attempts) times.",
+            remedy: "See whether something between here and the service, such as a proxy, changes or answers requests; it is tried again.")
+    }
+
+    /// - Throws: `.objectExists` when other bytes are there.
+    private func isStored(_ bytes: [UInt8], _ mark: Fingerprint, at key: ObjectKey) async throws -> Bool {
+        guard let found = try await service.look(at: key) else { return false }
+        guard found.size == mark.size else { throw ArchiveError.objectExists(key, in: service.description) }
+        do {
+            guard try await service.get(key, range: nil) == bytes else { throw ArchiveError.objectExists(key, in: service.description) }
+            return true
+        } catch let error as ArchiveError where error.code == .objectMissing { return false }
+    }
+}
+
+/// One holder for each key at a time.
+final class KeyLocks: Sendable {
+    /// Who waits for a key that somebody holds.
+    private let waiting = Mutex<[ObjectKey: [CheckedContinuation<Void, Never>]]>([:])
+
+    func lock(_ key: ObjectKey) async {
+        await withCheckedContinuation { continuation in
+            let isFree = waiting.withLock { waiting in
+                guard waiting[key] == nil else {
+                    waiting[key]?.append(continuation)
+                    return false
+                }
+                waiting[key] = []
+                return true
+            }
+            if isFree { continuation.resume() }
+        }
+    }
+
+    func unlock(_ key: ObjectKey) {
+        let next = waiting.withLock { waiting -> CheckedContinuation<Void, Never>? in
+            if waiting[key]?.isEmpty != false {
+                waiting[key] = nil
+                return nil
+            }
+            return waiting[key]?.removeFirst()
+        }
+        next?.resume()
+    }
+}
