@@ -107,7 +107,7 @@ public struct Catalog: Sendable {
     private func indexKey(_ name: PieceName, of i: IncarnationRecord) -> ObjectKey { ObjectKey(known: dataKey(name, of: i).path + ".idx") }
 
     /// The piece that an object below the incarnation's log belongs to; `nil` for anything else.
-    func piece(at path: String) -> (name: PieceName, isIndex: Bool)? {
+    public func piece(at path: String) -> (name: PieceName, isIndex: Bool)? {
         var path = path
         let isIndex = path.hasSuffix(".idx")
         if isIndex { path.removeLast(4) }
