@@ -178,7 +178,8 @@ func absolute(_ path: String) -> String {
 
 /// What PostgreSQL calls for each file of the log.
 private func fetchCommand(_ place: ArchivePlace, source: String) -> String {
-    let identities = place.identities.map { " --identity \(shellQuoted($0))" }.joined()
+    // PostgreSQL takes a per cent sign for its own.
+    let identities = place.identities.map { " --identity \(shellQuoted($0).replacing("%", with: "%%"))" }.joined()
     return "\(shellQuoted(ownPath())) wal-fetch --archive \(shellQuoted("\(place)"))\(identities) --source \(source) %f %p"
 }
 
