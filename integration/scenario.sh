@@ -194,9 +194,9 @@ flip() { # flip FILE: one bit in its middle
 use_store() {
     case "$1" in
         file) ARCHIVE_URL="" ;;
-        s3) start_moto; ARCHIVE_URL="s3://tidemark-test/world?endpoint=$MOTO_URL" ;;
-        gs) start_fake_gcs; ARCHIVE_URL="gs://tidemark-test/world?endpoint=$GCS_URL" ;;
-        azblob) start_azure_fake; ARCHIVE_URL="azblob://tidemark-test/world?account=$AZURE_STORAGE_ACCOUNT&endpoint=$AZURE_URL" ;;
+        s3) start_moto tidemark-test; ARCHIVE_URL="s3://tidemark-test/world?endpoint=$S3_ENDPOINT" ;;
+        gs) start_fake_gcs tidemark-test; ARCHIVE_URL="gs://tidemark-test/world?endpoint=$GCS_ENDPOINT" ;;
+        azblob) start_azure_fake tidemark-test; ARCHIVE_URL="azblob://tidemark-test/world?account=devstoreaccount1&endpoint=$AZURE_ENDPOINT" ;;
         *) die "no kind of store: $1" ;;
     esac
     note "archive: ${ARCHIVE_URL:-a directory}"

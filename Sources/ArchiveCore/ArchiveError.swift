@@ -39,6 +39,11 @@ public struct ArchiveError: Error, CustomStringConvertible, Sendable {
         public static let recoveryFailed = Code("recovery-failed")
         public static let baseUnusable = Code("base-unusable")
         public static let interrupted = Code("interrupted")
+        /// Something is encrypted and no identity was given, or none that opens it.
+        public static let keyMissing = Code("key-missing", exitStatus: 3)
+        public static let keyWrong = Code("key-wrong", exitStatus: 3)
+        /// The configuration and the archive do not agree on encryption.
+        public static let encryptionDiffers = Code("encryption-differs", exitStatus: 3)
     }
 
     public let code: Code

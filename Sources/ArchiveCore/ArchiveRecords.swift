@@ -1,16 +1,33 @@
 /// `tidemark.json`: what makes a place an archive.
 public struct ArchiveIdentity: Codable, Sendable, Hashable {
-    /// Version of the layout that this build writes and the newest that it reads.
-    public static let currentFormat = 1
+    /// Versions of the layout that this build writes and reads: of a plain archive, and of an encrypted one.
+    public static let plainFormat = 1
+    public static let encryptedFormat = 2
+
+    /// How an archive is encrypted.
+    public struct Encryption: Codable, Sendable, Hashable {
+        /// `age`.
+        public var scheme: String
+        /// Public keys that it was encrypted for when it was created. For people; never taken as an order.
+        public var recipients: [String]
+
+        public init(scheme: String = "age", recipients: [String]) {
+            self.scheme = scheme
+            self.recipients = recipients
+        }
+    }
 
     public var format: Int
     /// A random UUID, so that an agent notices when another archive lies at the same place.
     public var id: String
     public var created: Moment
     public var createdBy: String
+    /// `nil`: the archive is not encrypted.
+    public var encryption: Encryption?
 
-    public init(id: String, created: Moment, createdBy: String) {
-        format = Self.currentFormat
+    public init(id: String, created: Moment, createdBy: String, encryption: Encryption? = nil) {
+        format = encryption == nil ? Self.plainFormat : Self.encryptedFormat
+        self.encryption = encryption
         self.id = id
         self.created = created
         self.createdBy = createdBy

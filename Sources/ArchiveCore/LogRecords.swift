@@ -50,6 +50,8 @@ public struct LogEvent: Hashable, Sendable {
         public static let storageLink = Flags(rawValue: 32)
         /// … and the linked content could not be read in time.
         public static let unresolvedLink = Flags(rawValue: 64)
+        /// Only in an index whose names are encrypted, until they are opened: the event has details.
+        public static let sealedDetails = Flags(rawValue: 128)
     }
 
     /// Index of the event's span in its `PieceIndex`.
@@ -194,6 +196,10 @@ public struct PieceIndex: Sendable, Hashable {
     public var storedSHA256: [UInt8]
     /// Fences whose entries are all in this piece or in earlier ones, in the order of their positions.
     public var fences: [FenceRecord]
+    /// Bytes of the stored object before its first encrypted chunk; 0: the object is not encrypted. Frames count in what is encrypted.
+    public var headerLength: UInt64 = 0
+    /// An age file of what `takeNames` gave; empty: all names are in `events`.
+    public var sealedNames: [UInt8] = []
 
     public init(
         spans: [LogSpan], events: [LogEvent], frames: [LogFrame], storedLength: UInt64, storedSHA256: [UInt8], fences: [FenceRecord] = []
@@ -224,6 +230,8 @@ public struct PieceIndex: Sendable, Hashable {
         w.number(5, storedLength)
         w.data(6, storedSHA256)
         for fence in fences { w.message(7) { fence.encode(into: &$0) } }
+        w.number(8, headerLength)
+        w.data(9, sealedNames)
         return w.bytes
     }
 
@@ -254,6 +262,8 @@ public struct PieceIndex: Sendable, Hashable {
             case 5: storedLength = try value.number("stored length")
             case 6: storedSHA256 = Array(try value.bytes("digest"))
             case 7: fences.append(try FenceRecord(decoding: value.bytes("fence")))
+            case 8: headerLength = try value.number("header length")
+            case 9: sealedNames = Array(try value.bytes("sealed names"))
             default: continue
             }
         }
@@ -304,6 +314,77 @@ public struct PieceIndex: Sendable, Hashable {
             }
         }
         return f
+    }
+}
+
+extension LogEvent {
+    /// Whether its subject and details name what an encrypted archive keeps to itself; restore points and fences are found by their names.
+    var hasSecrets: Bool { kind != .restorePoint && kind != .fence && (!subject.isEmpty || !details.isEmpty) }
+
+    /// The event without its subject and details, where these are kept secret.
+    public var withoutNames: LogEvent {
+        guard hasSecrets else { return self }
+        var event = self
+        if !details.isEmpty { event.flags.insert(.sealedDetails) }
+        event.subject = ""
+        event.details = []
+        return event
+    }
+}
+
+extension PieceIndex {
+    /// Takes the subjects and details out of the events, all but those of restore points and fences.
+    ///
+    /// - Returns: what `putNames` puts back, in protobuf's wire format; `nil` when there is nothing to be taken.
+    public mutating func takeNames() -> [UInt8]? {
+        guard events.contains(where: \.hasSecrets) else { return nil }
+        var w = WireWriter()
+        w.number(1, 1)
+        for (i, event) in events.enumerated() where event.hasSecrets {
+            w.message(2) { w in
+                w.number(1, UInt64(i))
+                w.text(2, event.subject)
+                for detail in event.details { w.element(3, detail.utf8) }
+            }
+            events[i] = event.withoutNames
+        }
+        return w.bytes
+    }
+
+    /// Puts back what `takeNames` took. `sealedNames` is empty afterwards.
+    ///
+    /// - Throws: `WireError` for names of another index.
+    public mutating func putNames(_ bytes: [UInt8]) throws(WireError) {
+        var version: UInt64 = 0
+        var r = WireReader(bytes)
+        while let (field, value) = try r.next() {
+            switch field {
+            case 1: version = try value.number("version")
+            case 2:
+                var number: UInt64 = 0
+                var subject = ""
+                var details: [String] = []
+                var inner = WireReader(try value.bytes("names"))
+                while let (field, value) = try inner.next() {
+                    switch field {
+                    case 1: number = try value.number("event")
+                    case 2: subject = try value.text("subject")
+                    case 3: details.append(try value.text("detail"))
+                    default: continue
+                    }
+                }
+                guard number < UInt64(events.count), !events[Int(number)].hasSecrets, events[Int(number)].flags.contains(.sealedDetails) == !details.isEmpty else {
+                    throw WireError(offset: 0, reason: "names are of an event that is not there")
+                }
+                events[Int(number)].subject = subject
+                events[Int(number)].details = details
+                events[Int(number)].flags.remove(.sealedDetails)
+            default: continue
+            }
+        }
+        guard version == 1 else { throw WireError(offset: 0, reason: "version \(version) of the names is not known") }
+        guard !events.contains(where: { $0.flags.contains(.sealedDetails) }) else { throw WireError(offset: 0, reason: "names of an event are missing") }
+        sealedNames = []
     }
 }
 

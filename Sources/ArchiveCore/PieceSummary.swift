@@ -18,7 +18,7 @@ public struct LogTotals: Codable, Sendable, Hashable {
         if event.flags.contains(.drops) { drops += 1 }
         if event.flags.contains(.created) { created += 1 }
         if event.flags.contains(.deleted) { deleted += 1 }
-        if event.frame != nil, !event.details.isEmpty { pushes += 1 }
+        if event.frame != nil, !event.details.isEmpty || event.flags.contains(.sealedDetails) { pushes += 1 }
     }
 
     public static func += (a: inout LogTotals, b: LogTotals) {
@@ -218,6 +218,13 @@ public struct Chapter: Sendable {
     public var totals: LogTotals
     /// The last piece of the chapter before it on the same branch, so that a missing one is noticed; empty: it is the first.
     public var previous: String
+
+    /// The chapter with no name of a repository in it.
+    public var withoutNames: Chapter {
+        var chapter = self
+        for i in chapter.pieces.indices { chapter.pieces[i].notable = chapter.pieces[i].notable.map(\.withoutNames) }
+        return chapter
+    }
 
     public init(branch: UInt32, pieces: [PieceSummary], totals: LogTotals, previous: String = "") {
         self.branch = branch

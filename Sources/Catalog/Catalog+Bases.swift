@@ -36,32 +36,62 @@ extension Catalog {
     public func record(_ base: BaseRecord, index: TreeIndex, of i: IncarnationRecord) async throws -> BaseRecord {
         var object: [UInt8] = []
         try Zstd.compress(index.encoded(), level: 3, into: &object)
+        object = try seal(object)
         var spans: [UInt8] = []
         try Zstd.compress(TreeIndex(entries: [], spans: index.spans).encoded(), level: 3, into: &spans)
         var base = base
+        let warnings = base.warnings
+        if isEncrypted, !warnings.isEmpty {
+            // They may name files.
+            try await store.put(try seal(Array((warnings.joined(separator: "\n") + "\n").utf8)), at: baseKey(Self.sealedWarnings, base: base.id, of: i))
+            base.warnings = ["\(warnings.count) warning\(warnings.count == 1 ? "" : "s"), encrypted in \(Self.sealedWarnings)"]
+        }
         base.indexSHA256 = hexText(SHA256.of(object))
         base.spansSHA256 = hexText(SHA256.of(spans))
         try await store.put(spans, at: baseKey("spans.zst", base: base.id, of: i))
-        try await store.put(object, at: baseKey("index.zst", base: base.id, of: i))
+        try await store.put(object, at: treeIndexKey(of: base, in: i))
         try await store.put(try Self.encode(base), at: baseKey("base.json", base: base.id, of: i))
+        base.warnings = warnings
         return base
     }
 
+    /// A part of a base as it is stored: its object, and what the part's name ends in. Pure work for one core; nothing is stored.
+    public func pack(part content: [UInt8]) throws(ArchiveError) -> (object: [UInt8], suffix: String) {
+        var object: [UInt8] = []
+        try Zstd.compress(content, into: &object)
+        return (try seal(object), ".tar.zst" + sealedSuffix)
+    }
+
+    /// The name of a base's index in the base's folder.
+    public var treeIndexName: String { "index.zst\(sealedSuffix)" }
+    /// The same of what went wrong in an encrypted archive, where something did.
+    public static let sealedWarnings = "warnings.txt.age"
+
+    func treeIndexKey(of base: BaseRecord, in i: IncarnationRecord) -> ObjectKey { baseKey(treeIndexName, base: base.id, of: i) }
+
+    /// - Throws: `.objectMissing`, `.objectDamaged`; `.keyMissing` and `.keyWrong` where it is encrypted.
     public func treeIndex(of base: BaseRecord, in i: IncarnationRecord) async throws -> TreeIndex {
-        try await index("index.zst", sha256: base.indexSHA256, of: base, in: i)
+        let key = treeIndexKey(of: base, in: i)
+        return try await index(key, sha256: base.indexSHA256) { try open($0, of: key) }
+    }
+
+    /// Proves a base's index, or a part of it, as it is stored, without opening it.
+    func proveAtRest(_ key: ObjectKey, sha256: String) async throws {
+        try await store.read(key) { object in
+            guard hexText(SHA256.of(object)) == sha256 else { throw damaged(key, "its SHA-256 is not the recorded one") }
+        }
     }
 
     /// The base's windows alone, which a plan needs without the paths.
     public func spans(of base: BaseRecord, in i: IncarnationRecord) async throws -> [LogSpan] {
         guard let digest = base.spansSHA256 else { return try await treeIndex(of: base, in: i).spans }
-        return try await index("spans.zst", sha256: digest, of: base, in: i).spans
+        return try await index(baseKey("spans.zst", base: base.id, of: i), sha256: digest) { $0 }.spans
     }
 
-    private func index(_ name: String, sha256: String, of base: BaseRecord, in i: IncarnationRecord) async throws -> TreeIndex {
-        let key = baseKey(name, base: base.id, of: i)
-        return try await store.read(key) { object in
+    private func index(_ key: ObjectKey, sha256: String, open: @Sendable ([UInt8]) throws -> [UInt8]) async throws -> TreeIndex {
+        try await store.read(key) { object in
             guard hexText(SHA256.of(object)) == sha256 else { throw damaged(key, "its SHA-256 is not the recorded one") }
-            do { return try TreeIndex(decoding: try Zstd.decompress(object[...], limit: 1 << 33)) } catch let error as WireError {
+            do { return try TreeIndex(decoding: try Zstd.decompress(try open(object)[...], limit: 1 << 33)) } catch let error as WireError {
                 throw damaged(key, error.description)
             }
         }
@@ -75,7 +105,7 @@ extension Catalog {
                 throw damaged(key, "it has \(object.count) bytes instead of \(part.storedLength)")
             }
             guard hexText(SHA256.of(object)) == part.sha256 else { throw damaged(key, "its SHA-256 is not the recorded one") }
-            let content = try Zstd.decompress(object[...], limit: part.length)
+            let content = try Zstd.decompress(try open(object, of: key)[...], limit: part.length)
             guard UInt64(content.count) == part.length else { throw damaged(key, "it holds \(content.count) bytes instead of \(part.length)") }
             return content
         }

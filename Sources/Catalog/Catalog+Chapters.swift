@@ -8,7 +8,7 @@ extension Catalog {
     /// Stores a chapter. One that is there under the same name covers the same pieces and stays.
     public func record(_ chapter: Chapter, of i: IncarnationRecord) async throws {
         var object: [UInt8] = []
-        try Zstd.compress(chapter.encoded(), level: 3, into: &object)
+        try Zstd.compress((isEncrypted ? chapter.withoutNames : chapter).encoded(), level: 3, into: &object)
         do { try await store.put(object, at: ObjectKey(known: "chapters/\(i.source)/\(i.id)/\(chapter.name.path)")) } catch let error as ArchiveError
             where error.code == .objectExists
         {
@@ -137,7 +137,7 @@ extension Catalog {
                 listed = []
                 isAtEnd = false
             }
-            let data = name.part == nil ? prefix + name.name.dropLast(3) + "/" + name.name + "." + name.suffix : "log/\(i.source)/\(i.id)/\(name).\(name.suffix)"
+            let data = (name.part == nil ? prefix + name.name.dropLast(3) + "/" + name.name + "." + name.suffix : "log/\(i.source)/\(i.id)/\(name).\(name.suffix)") + sealedSuffix
             // Both are asked for: the second lies right behind the first.
             let isStored = try await isThere(data)
             if try await !isThere(data + ".idx") || !isStored { missing.insert(name) }
@@ -254,21 +254,20 @@ extension Catalog {
 
 extension Catalog {
     /// The index of the closed piece of that name, or those of its tails; none when nothing of it is archived.
-    public func indexes(ofPiecesNamed name: PieceName, of i: IncarnationRecord) async throws -> [PieceIndex] {
+    public func indexes(ofPiecesNamed name: PieceName, of i: IncarnationRecord, names: NamesInIndex = .ifPossible) async throws -> [PieceIndex] {
         // Tails may be replaced by their closed piece in between.
-        do { return try await indexesNow(name, of: i) } catch let error as ArchiveError where error.code == .objectMissing {
-            return try await indexesNow(name, of: i)
+        do { return try await indexesNow(name, of: i, names) } catch let error as ArchiveError where error.code == .objectMissing {
+            return try await indexesNow(name, of: i, names)
         }
     }
 
-    private func indexesNow(_ name: PieceName, of i: IncarnationRecord) async throws -> [PieceIndex] {
+    private func indexesNow(_ name: PieceName, of i: IncarnationRecord, _ names: NamesInIndex) async throws -> [PieceIndex] {
         let prefix = "log/\(i.source)/\(i.id)/"
-        let names = try await store.listAll(prefix: "\(prefix)\(name)").filter { $0.key.path.hasSuffix(".idx") }.compactMap {
-            PieceName(path: String($0.key.path.dropFirst(prefix.utf8.count).dropLast(4)))
-        }
-        if let closed = names.first(where: { $0.part == nil }) { return [try await index(of: closed, of: i)] }
+        let found = try await store.listAll(prefix: "\(prefix)\(name)").compactMap { piece(at: String($0.key.path.dropFirst(prefix.utf8.count))) }
+        let indexed = found.filter(\.isIndex).map(\.name)
+        if let closed = indexed.first(where: { $0.part == nil }) { return [try await index(of: closed, of: i, names: names)] }
         var indexes: [PieceIndex] = []
-        for tail in names { indexes.append(try await index(of: tail, of: i)) }
+        for tail in indexed { indexes.append(try await index(of: tail, of: i, names: names)) }
         return indexes
     }
 }

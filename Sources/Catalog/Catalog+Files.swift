@@ -22,8 +22,8 @@ extension Catalog {
         guard name.utf8.count == 24, let branch = UInt32(hexDigits: Array(name.utf8.prefix(8))) else { return nil }
         let piece = PieceName(branch: branch, name: name)
         let prefix = "log/\(i.source)/\(i.id)/"
-        let keys = try await store.listAll(prefix: "\(prefix)\(piece)").map { String($0.key.path.dropFirst(prefix.utf8.count)) }
-        let indexed = keys.filter { $0.hasSuffix(".idx") }.compactMap { PieceName(path: String($0.dropLast(4))) }
+        let found = try await store.listAll(prefix: "\(prefix)\(piece)").compactMap { self.piece(at: String($0.key.path.dropFirst(prefix.utf8.count))) }
+        let indexed = found.filter(\.isIndex).map(\.name)
         if let closed = indexed.first(where: { $0.part == nil }) {
             return try await read(closed, index: try await index(of: closed, of: i), of: i).flatMap { $0 }
         }

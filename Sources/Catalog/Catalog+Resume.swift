@@ -139,7 +139,7 @@ extension Catalog {
         var state = ResumeState(
             incarnation: i, lastPiece: checkpoint.lastPiece, tails: tails, positions: checkpoint.positions,
             branches: try await branches(of: i))
-        state.content = { name in try await read(name, index: try await index(of: name, of: i), of: i) }
+        if !isEncrypted || !keys.identities.isEmpty { state.content = { name in try await read(name, index: try await index(of: name, of: i), of: i) } }
         return (state, checkpoint)
     }
 

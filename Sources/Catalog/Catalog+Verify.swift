@@ -75,6 +75,8 @@ public struct VerifyReport: Sendable {
     public var comparedPieces = 0
     public var events = 0
     public var rewrittenIndexes = 0
+    /// Whether content was proven as it is stored only, since it is encrypted and no identity was given.
+    public var isAtRestOnly = false
     public var findings: [VerifyFinding] = []
 
     init(source: String, incarnation: IncarnationRecord?) {
@@ -92,10 +94,14 @@ extension Catalog {
     /// stream its runs of log.
     ///
     /// - Returns: a report for each history, oldest first.
-    /// - Throws: what the store throws; `CancellationError`. What is missing or damaged is a finding, not an error.
+    /// - Throws: of an encrypted archive `.keyWrong`, and with `reindex` `.keyMissing` and `.encryptionDiffers`; what the store throws; `CancellationError`. What is missing or damaged is a finding, not an error.
     public func verify(
         source: String, kinds: [any ComponentKind], options: VerifyOptions, progress: @escaping VerifyProgress = { _, _, _ in }
     ) async throws -> [VerifyReport] {
+        if options.reindex {
+            try checkIdentity(for: "comparing indexes with the log")
+            try checkWriter()
+        }
         var (incarnations, damaged): ([IncarnationRecord], [VerifyFinding]) = try await readableRecords(below: "sources/\(source)/")
         for record in incarnations where record.source != source || ObjectKey("log/\(source)/\(record.id)") == nil {
             damaged.append(
@@ -137,6 +143,7 @@ extension Catalog {
                             isRepaired: options.reindex))
                 }
             }
+            report.isAtRestOnly = isSealed
             reports.append(report)
         }
         return reports

@@ -8,18 +8,21 @@ import Store
 public struct Catalog: Sendable {
     public let store: any ObjectStore
     public let identity: ArchiveIdentity
+    /// What opens encrypted content, and whom new content is encrypted for.
+    public let keys: ArchiveKeys
 
-    private init(store: any ObjectStore, identity: ArchiveIdentity) {
+    init(store: any ObjectStore, identity: ArchiveIdentity, keys: ArchiveKeys) {
         self.store = store
         self.identity = identity
+        self.keys = keys
     }
 
     private static let identityKey = ObjectKey(known: "tidemark.json")
 
-    /// Makes a new archive.
+    /// Makes a new archive; an encrypted one when `keys` has recipients.
     ///
     /// - Throws: `.archiveExists` when there is one already, or anything else.
-    public static func create(in store: any ObjectStore, at time: Moment, version: String) async throws -> Catalog {
+    public static func create(in store: any ObjectStore, at time: Moment, version: String, keys: ArchiveKeys = ArchiveKeys()) async throws -> Catalog {
         if let first = try await store.list(prefix: "", after: nil, limit: 1).first {
             if let existing = try? await Catalog.open(store) {
                 throw ArchiveError(
@@ -30,13 +33,14 @@ public struct Catalog: Sendable {
                 .archiveExists, "\(store.description) is not empty: it holds '\(first.key)', among others.",
                 remedy: "Name an empty place for the archive.")
         }
-        let identity = ArchiveIdentity(id: UUID().uuidString.lowercased(), created: time, createdBy: "tidemark \(version)")
+        let encryption = keys.recipients.isEmpty ? nil : ArchiveIdentity.Encryption(recipients: keys.recipients.map(\.description))
+        let identity = ArchiveIdentity(id: UUID().uuidString.lowercased(), created: time, createdBy: "tidemark \(version)", encryption: encryption)
         try await store.put(try encode(identity), at: identityKey)
-        return Catalog(store: store, identity: identity)
+        return Catalog(store: store, identity: identity, keys: keys)
     }
 
     /// - Throws: `.archiveMissing`, `.archiveNewer`, `.archiveDamaged`.
-    public static func open(_ store: any ObjectStore) async throws -> Catalog {
+    public static func open(_ store: any ObjectStore, keys: ArchiveKeys = ArchiveKeys()) async throws -> Catalog {
         struct Version: Decodable { var format: Int }
         let bytes: [UInt8]
         let version: Version
@@ -47,16 +51,27 @@ public struct Catalog: Sendable {
                 .archiveMissing, "There is no archive at \(store.description).",
                 remedy: "Create it with `tidemark init --archive \(store.description)`, or correct the URL.")
         }
-        guard version.format <= ArchiveIdentity.currentFormat else {
+        guard version.format <= ArchiveIdentity.encryptedFormat else {
             throw ArchiveError(
                 .archiveNewer,
-                "The archive at \(store.description) has format version \(version.format); this tidemark reads up to version \(ArchiveIdentity.currentFormat).",
+                "The archive at \(store.description) has format version \(version.format); this tidemark reads up to version \(ArchiveIdentity.encryptedFormat).",
                 remedy: "Use the tidemark that wrote it, or a newer one.")
         }
         guard version.format >= 1 else {
             throw ArchiveError(.archiveDamaged, "'tidemark.json' at \(store.description) says format version \(version.format), which never was.")
         }
-        return Catalog(store: store, identity: try decode(bytes, key: identityKey))
+        let identity: ArchiveIdentity = try decode(bytes, key: identityKey)
+        guard (identity.format == ArchiveIdentity.encryptedFormat) == (identity.encryption != nil) else {
+            throw ArchiveError(
+                .archiveDamaged, "'tidemark.json' at \(store.description) is of format version \(identity.format) and \(identity.encryption == nil ? "does not say" : "says") how the archive is encrypted.",
+                remedy: "Restore the object from a copy of the archive, and find out who can write to the archive.")
+        }
+        guard identity.encryption?.scheme ?? "age" == "age" else {
+            throw ArchiveError(
+                .archiveNewer, "The archive at \(store.description) is encrypted with '\(identity.encryption?.scheme ?? "")', which this tidemark does not know.",
+                remedy: "Use the tidemark that wrote it, or a newer one.")
+        }
+        return Catalog(store: store, identity: identity, keys: keys)
     }
 
     // MARK: Incarnations
@@ -86,11 +101,25 @@ public struct Catalog: Sendable {
     private func logPrefix(_ i: IncarnationRecord) -> String { "log/\(i.source)/\(i.id)/" }
 
     public func dataKey(_ name: PieceName, of i: IncarnationRecord) -> ObjectKey {
-        ObjectKey(known: "\(logPrefix(i))\(name).\(name.suffix)")
+        ObjectKey(known: "\(logPrefix(i))\(name).\(name.suffix)\(sealedSuffix)")
     }
 
-    private func indexKey(_ name: PieceName, of i: IncarnationRecord) -> ObjectKey {
-        ObjectKey(known: "\(logPrefix(i))\(name).\(name.suffix).idx")
+    private func indexKey(_ name: PieceName, of i: IncarnationRecord) -> ObjectKey { ObjectKey(known: dataKey(name, of: i).path + ".idx") }
+
+    /// The piece that an object below the incarnation's log belongs to; `nil` for anything else.
+    public func piece(at path: String) -> (name: PieceName, isIndex: Bool)? {
+        var path = path
+        let isIndex = path.hasSuffix(".idx")
+        if isIndex { path.removeLast(4) }
+        guard path.hasSuffix(sealedSuffix) else { return nil }
+        path.removeLast(sealedSuffix.utf8.count)
+        return PieceName(path: path).map { ($0, isIndex) }
+    }
+
+    /// A piece as it is stored. Pure work for one core; nothing is stored.
+    public func pack(_ piece: LogPiece) throws(ArchiveError) -> PackedPiece {
+        let packed = try PiecePacker.pack(piece)
+        return isEncrypted ? try PiecePacker.seal(packed, to: recipients()) : packed
     }
 
     /// Stores a piece, then its index; a piece counts as archived when its index is there.
@@ -104,10 +133,11 @@ public struct Catalog: Sendable {
     /// The first half of `store`. Pieces may be stored side by side; their indexes are stored in log order, so that what counts as
     /// archived never has a hole.
     public func storeContent(_ piece: PackedPiece, of i: IncarnationRecord) async throws {
+        precondition(!isEncrypted || piece.index.headerLength > 0, "a piece of an encrypted archive was not encrypted")
         do { try await store.put(piece.object, at: dataKey(piece.name, of: i)) } catch let error as ArchiveError
             where error.code == .objectExists
         {
-            // Another release of the compressor may have written the same content in other bytes.
+            // The same content may be there in other bytes: of another release of the compressor, or encrypted with other keys.
             if let stored = try await archivedIndex(piece.name, of: i), stored.frames.map(\.sha256) == piece.index.frames.map(\.sha256) {
                 return
             }
@@ -117,7 +147,8 @@ public struct Catalog: Sendable {
 
     /// The second half of `store`.
     public func storeIndex(_ name: PieceName, _ index: PieceIndex, of i: IncarnationRecord) async throws {
-        do { try await store.put(index.encoded(), at: indexKey(name, of: i)) } catch let error as ArchiveError
+        let bytes = isEncrypted ? try index.sealed(to: recipients()).encoded() : index.encoded()
+        do { try await store.put(bytes, at: indexKey(name, of: i)) } catch let error as ArchiveError
             where error.code == .objectExists
         {
             if let stored = try await archivedIndex(name, of: i), stored.frames.map(\.sha256) == index.frames.map(\.sha256) { return }
@@ -158,10 +189,7 @@ public struct Catalog: Sendable {
         var data: [PieceName] = []
         var indexed: Set<PieceName> = []
         for object in objects {
-            var path = String(object.key.path.dropFirst(prefix.utf8.count))
-            let isIndex = path.hasSuffix(".idx")
-            if isIndex { path.removeLast(4) }
-            guard let name = PieceName(path: path) else { continue }
+            guard let (name, isIndex) = piece(at: String(object.key.path.dropFirst(prefix.utf8.count))) else { continue }
             if isIndex { indexed.insert(name) } else { data.append(name) }
         }
         return (data.filter { indexed.contains($0) }, data.filter { !indexed.contains($0) })
@@ -211,11 +239,18 @@ public struct Catalog: Sendable {
         }
     }
 
-    public func index(of name: PieceName, of i: IncarnationRecord) async throws -> PieceIndex {
+    /// - Parameter names: whether subjects and details of events are wanted, which an encrypted archive keeps to itself. Where they are not,
+    ///   they are left out when no identity opens them.
+    /// - Throws: `.objectMissing`, `.objectDamaged`; `.keyMissing` and `.keyWrong` when `names` are wanted.
+    public func index(of name: PieceName, of i: IncarnationRecord, names: NamesInIndex = .ifPossible) async throws -> PieceIndex {
         let key = indexKey(name, of: i)
         return try await store.read(key) { bytes in
-            do { return try PieceIndex(decoding: bytes) } catch {
+            let index: PieceIndex
+            do { index = try PieceIndex(decoding: bytes) } catch {
                 throw ArchiveError(.objectDamaged, "The index '\(key)' is damaged: \(error).", remedy: "Take a new base with `tidemark backup`.")
+            }
+            do { return try index.opened(with: keys.identities, of: key.path) } catch let error as ArchiveError where names == .ifPossible && (error.code == .keyMissing || error.code == .keyWrong) {
+                return index
             }
         }
     }
@@ -230,9 +265,10 @@ public struct Catalog: Sendable {
                         .objectDamaged, "The object '\(key)' has \(bytes.count) bytes; \(index.storedLength) were archived.",
                         remedy: "Restore to a time before it, or from a newer base; `tidemark window` lists what can be reached.")
                 }
-                return try PiecePacker.unpack(bytes, frames: index.frames, of: key.path)
+                return try PiecePacker.unpack(try open(bytes, of: key), frames: index.frames, of: key.path)
             }
         }
+        if isEncrypted { return try await readSealed(key, index, frames) }
         var contents: [[UInt8]] = []
         for run in runs(frames.map { index.frames[$0] }) {
             let range = run[0].offset..<run[run.count - 1].offset + run[run.count - 1].length

@@ -114,10 +114,7 @@ struct LogAudit {
     }
 
     private func parse(_ key: ObjectKey) -> (name: PieceName, isIndex: Bool)? {
-        var path = String(key.path.dropFirst(prefix.utf8.count))
-        let isIndex = path.hasSuffix(".idx")
-        if isIndex { path.removeLast(4) }
-        return PieceName(path: path).map { ($0, isIndex) }
+        catalog.piece(at: String(key.path.dropFirst(prefix.utf8.count)))
     }
 
     /// Sizes for the progress, and where what counts as archived ends: contents behind it are still being worked at.
@@ -185,7 +182,7 @@ struct LogAudit {
         var fetched = Fetched(piece: piece)
         let object = key(piece.name) + ".idx"
         if piece.hasIndex {
-            do { fetched.index = try await catalog.index(of: piece.name, of: incarnation) } catch let error as ArchiveError where error.code == .objectDamaged {
+            do { fetched.index = try await catalog.index(of: piece.name, of: incarnation, names: catalog.isSealed ? .ifPossible : .required) } catch let error as ArchiveError where error.code == .objectDamaged {
                 fetched.fault = VerifyFinding(.indexDamaged, object: object, error.message)
             }
         } else if !isUnfinished(piece.name) {
@@ -236,8 +233,9 @@ struct LogAudit {
     /// A piece whose index can be read, with its content.
     private mutating func check(_ piece: Group.Member, _ index: PieceIndex, _ object: [UInt8]) async throws {
         let key = key(piece.name)
-        let frames: [[UInt8]]
-        do { frames = try PiecePacker.prove(object, by: index, of: key) } catch {
+        let frames: [[UInt8]]?
+        do { frames = try catalog.prove(object, by: index, of: catalog.dataKey(piece.name, of: incarnation)) } catch {
+            guard error.code == .objectDamaged else { throw error }
             // Either of the two may be the damaged one.
             if options.reindex, let rebuilt = rebuild(piece.name, object) {
                 try await rewrite(
@@ -253,8 +251,7 @@ struct LogAudit {
             return
         }
         do {
-            let content = try indexer?.read(piece.name, frames: frames)
-            if options.reindex, let content { compare(piece.name, index, content) }
+            if let frames, let content = try indexer?.read(piece.name, frames: frames), options.reindex { compare(piece.name, index, content) }
         } catch {
             let cause = error.cause.map { " (\($0))" } ?? ""
             report.findings.append(
@@ -290,11 +287,13 @@ struct LogAudit {
     private mutating func rebuild(_ name: PieceName, _ object: [UInt8]) -> (index: PieceIndex, beginsInside: Bool)? {
         guard var reader = indexer else { return nil }
         do {
-            let (frames, contents) = try PiecePacker.frames(of: object)
+            let (plain, headerLength) = try catalog.openWithHeader(object, of: catalog.dataKey(name, of: incarnation))
+            let (frames, contents) = try PiecePacker.frames(of: plain)
             guard let content = try reader.read(name, frames: contents) else { return nil }
             indexer = reader
-            let index = PieceIndex(
+            var index = PieceIndex(
                 spans: content.spans, events: content.events, frames: frames, storedLength: UInt64(object.count), storedSHA256: SHA256.of(object))
+            index.headerLength = headerLength
             return (index, content.beginsInside)
         } catch { return nil }
     }

@@ -55,15 +55,14 @@ public enum PiecePacker {
         return contents
     }
 
-    /// All frames of a stored object, proven by the lengths and digests that its index has.
+    /// Proves a stored object, encrypted or not, by the length and digest that its index has.
     ///
     /// - Throws: `.objectDamaged` with the object's name.
-    public static func prove(_ object: [UInt8], by index: PieceIndex, of name: String) throws(ArchiveError) -> [[UInt8]] {
+    public static func prove(_ object: [UInt8], by index: PieceIndex, of name: String) throws(ArchiveError) {
         guard UInt64(object.count) == index.storedLength else {
             throw damaged(name, "it has \(object.count) bytes; \(index.storedLength) were archived")
         }
         guard SHA256.of(object) == index.storedSHA256 else { throw damaged(name, "its SHA-256 is not the recorded one") }
-        return try unpack(object, frames: index.frames, of: name)
     }
 
     /// The frames that a stored object is made of, found out without its index; each is proven by its own checksum only.

@@ -172,7 +172,7 @@ struct StreamsCut {
                 if let n = state.numbers[span.stream] { state.streams[n].firstOut = min(state.streams[n].firstOut, span.start) }
             }
         }
-        for stream in state.streams { if let held = stream.held { state.precision.heldDeletions.append("\(stream.name)/\(view.describe(held.offset)) \(held.subject)") } }
+        for stream in state.streams { if let held = stream.held { state.precision.heldDeletions.append("\(stream.name)/\(view.describe(held.offset))\(held.subject.isEmpty ? "" : " \(held.subject)")") } }
         return .plan(try finish(state, hasClock: clock != nil, limit: clock.map { $0.time.adding(nanoseconds: -$0.offset.lowerBound) }, through: max(decided, undecided.upperBound)))
     }
 

@@ -223,8 +223,8 @@ struct TimelineReader: Sendable {
 
     /// The index of a piece; where a tail was replaced by its closed piece meanwhile, that one's.
     private func indexes(_ name: PieceName) async throws -> [PieceIndex] {
-        do { return [try await catalog.index(of: name, of: incarnation)] } catch let error as ArchiveError where error.code == .objectMissing && name.part != nil {
-            let indexes = try await catalog.indexes(ofPiecesNamed: name, of: incarnation)
+        do { return [try await catalog.index(of: name, of: incarnation, names: .required)] } catch let error as ArchiveError where error.code == .objectMissing && name.part != nil {
+            let indexes = try await catalog.indexes(ofPiecesNamed: name, of: incarnation, names: .required)
             guard !indexes.isEmpty else { throw error }
             return indexes
         }

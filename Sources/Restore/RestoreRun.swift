@@ -159,7 +159,9 @@ public struct ArchivedLog: LogReader {
 
     public var parallelism: Int { catalog.store.parallelism }
 
-    public func index(of piece: ArchivedPiece) async throws -> PieceIndex { try await catalog.index(of: piece.name, of: incarnation) }
+    public func index(of piece: ArchivedPiece) async throws -> PieceIndex {
+        try await catalog.index(of: piece.name, of: incarnation, names: .required)
+    }
 
     public func read(_ piece: ArchivedPiece, index: PieceIndex?, frames: [Int]?) async throws -> [[UInt8]] {
         do {

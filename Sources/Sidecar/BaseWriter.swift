@@ -182,13 +182,12 @@ final class BaseWriter: TreeSink, Sendable {
                 try Task.checkCancellation()
                 let digits = String(raw.number)
                 let length = UInt64(raw.bytes.count)
-                let name = "part-\(String(repeating: "0", count: max(0, 6 - digits.count)))\(digits).tar.zst"
-                let (object, digest) = try await blocking { [bytes = raw.bytes] in
-                    var object: [UInt8] = []
-                    try Zstd.compress(bytes, into: &object)
-                    return (object, hexText(SHA256.of(object)))
+                let (object, suffix, digest) = try await blocking { [catalog, bytes = raw.bytes] in
+                    let (object, suffix) = try catalog.pack(part: bytes)
+                    return (object, suffix, hexText(SHA256.of(object)))
                 }
                 raw.bytes = []
+                let name = "part-\(String(repeating: "0", count: max(0, 6 - digits.count)))\(digits)\(suffix)"
                 try await catalog.store.put(object, at: catalog.baseKey(name, base: id, of: incarnation))
                 parts.append(
                     .init(

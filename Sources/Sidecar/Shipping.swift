@@ -131,7 +131,7 @@ public actor Shipping {
     }
 
     private func archive(_ piece: LogPiece) async throws {
-        let packed = try await blocking { try PiecePacker.pack(piece) }
+        let packed = try await blocking { [catalog] in try catalog.pack(piece) }
         try await catalog.storeContent(packed, of: current())
         superseded[piece.sequence] = piece.supersedes
         committable += ledger.finish(piece.sequence, packed.index)

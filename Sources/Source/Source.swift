@@ -49,8 +49,8 @@ public struct ResumeState: Sendable {
     /// By stream, on the newest branch that the archive has of it.
     public var positions: [String: Position]
     public var branches: [BranchRecord]
-    /// Reads an archived piece's frames, proven by length and digest; throws `.objectMissing` where there is none. `nil` in tests that
-    /// have no archive.
+    /// Reads an archived piece's frames, proven by length and digest; throws `.objectMissing` where there is none. `nil` where the
+    /// archive is encrypted and only the keys are at hand that encrypt.
     public var content: (@Sendable (PieceName) async throws -> [[UInt8]])?
 
     public init(

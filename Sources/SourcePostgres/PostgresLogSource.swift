@@ -35,7 +35,9 @@ public final class PostgresLogSource: LogSource {
         }
         await close()
         let (conninfo, slot, directory, tail) = (conninfo, slot, stateDirectory, tail)
-        let archived = try await Self.decoder(behind: resume, size: size)
+        var readable = resume
+        if readable.content == nil { readable.content = ReadBack(conninfo: conninfo, stateDirectory: directory, size: size).content }
+        let archived = try await Self.decoder(behind: readable, size: size)
         let receiver = try await blocking {
             let spool = try Spool(stateDirectory: directory, segmentSize: size.bytes)
             return try Receiver(conninfo: conninfo, slot: slot, size: size, resume: resume, archived: archived, spool: spool, tail: tail)

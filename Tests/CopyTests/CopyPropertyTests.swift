@@ -14,17 +14,19 @@ import Testing
 struct CopyCheck: Sendable {
     let world: World
     let copy: MemoryStore
+    /// Opens what is encrypted.
+    var keys = ArchiveKeys()
 
     /// - Returns: what is wrong.
     func problems(holes: Set<String> = []) async throws -> [String] {
         guard !(try await copy.listAll(prefix: "")).isEmpty else { return [] }
-        let catalog = try await Catalog.open(copy)
+        let catalog = try await Catalog.open(copy, keys: keys)
         guard let incarnation = try await catalog.incarnations(of: "main").first else { return [] }
         var problems: [String] = []
         // Every index has its content, and it is the right one.
         var covered: [UInt32: [Range<UInt64>]] = [:]
         for key in try await copy.listAll(prefix: "log/").map(\.key.path) where key.hasSuffix(".idx") {
-            guard let name = PieceName(path: String(key.dropFirst(catalog.logFolder(of: incarnation).utf8.count).dropLast(4))) else { continue }
+            guard let name = catalog.piece(at: String(key.dropFirst(catalog.logFolder(of: incarnation).utf8.count)))?.name else { continue }
             do { _ = try await catalog.stored(name, of: incarnation) } catch { problems.append("\(name): \(error)") }
             for span in try await catalog.index(of: name, of: incarnation).spans { covered[span.branch, default: []].append(span.start..<span.end) }
         }
@@ -59,7 +61,7 @@ struct CopyCheck: Sendable {
     /// Everything that the window promises can be planned and read.
     func promises() async throws -> [String] {
         guard try await !copy.listAll(prefix: "").isEmpty else { return [] }
-        let catalog = try await Catalog.open(copy)
+        let catalog = try await Catalog.open(copy, keys: keys)
         guard try await !catalog.incarnations(of: "main").isEmpty else { return [] }
         var problems: [String] = []
         for window in try await World.loader(catalog).windows(of: "main") where window.isNewest {
@@ -83,11 +85,12 @@ final class SharedChance: Sendable {
 @Suite("A copy that is kept level")
 struct CopyPropertyTests {
     /// Runs a keeper's attempts against an archive that grows under its hands.
-    private func keep(_ seed: UInt64, steps: Int) async throws {
+    private func keep(_ seed: UInt64, steps: Int, identity: AgeIdentity? = nil) async throws {
         let chance = SharedChance(seed: seed)
         let (primary, copy) = (MemoryStore(), MemoryStore())
-        let world = try await World(in: primary, seed: seed)
-        let check = CopyCheck(world: world, copy: copy)
+        let world = try await World(in: primary, seed: seed, identity: identity)
+        // The keeper has no identity, as the agent has none.
+        let check = CopyCheck(world: world, copy: copy, keys: ArchiveKeys(identities: identity.map { [$0] } ?? []))
         let (source, target) = (FaultyStore(primary, "primary"), FaultyStore(copy, "copy", parallelism: 1 + Int(seed % 4)))
         let problems = Mutex<[String]>([])
         // The agent goes on between any two looks of the keeper at its archive.
@@ -131,7 +134,8 @@ struct CopyPropertyTests {
         let unseen = problems.withLock { $0 }
         #expect(unseen.isEmpty, "seed \(seed): \(unseen.prefix(3))")
         try await expectSame(primary, copy, world, seed)
-        #expect(try await restored(try await Catalog.open(copy)) == restored(world.catalog), "seed \(seed)")
+        #expect(try await restored(try await Catalog.open(copy, keys: check.keys)) == restored(world.catalog), "seed \(seed)")
+        #expect(try await copy.listAll(prefix: "log/").contains { $0.key.path.hasSuffix(".age") } == (identity != nil))
     }
 
     /// The same objects, but for what never counted in the primary, and checkpoints that were replaced.
@@ -153,6 +157,9 @@ struct CopyPropertyTests {
     @Test("is a whole archive at every moment, and comes level, whatever fails", arguments: 1...80 as ClosedRange<UInt64>)
     func property(_ seed: UInt64) async throws { try await keep(seed, steps: 6) }
 
+    @Test("is copied as it is when it is encrypted, without an identity", arguments: 1...20 as ClosedRange<UInt64>)
+    func encrypted(_ seed: UInt64) async throws { try await keep(seed, steps: 4, identity: AgeIdentity.generate()) }
+
     @Test("does not take over what the primary has damaged, says so once, goes on, and takes it when it is mended", arguments: 1...60 as ClosedRange<UInt64>)
     func damage(_ seed: UInt64) async throws {
         let chance = SharedChance(seed: seed)
@@ -163,7 +170,7 @@ struct CopyPropertyTests {
         let candidates = whole.keys.filter { ($0.hasPrefix("log/") || $0.hasPrefix("bases/") || $0.hasPrefix("chapters/")) && !$0.contains(".tail.") }.sorted()
         var harmed: Set<String> = []
         for _ in 0..<3 { harmed.insert(candidates[Int(chance.next() % UInt64(candidates.count))]) }
-        for key in harmed {
+        for key in harmed.sorted() {
             let isDamaged = chance.next() % 2 == 0
             // An index has no digest: that a bit of it was turned is not always seen.
             if isDamaged, !key.hasSuffix(".idx") { try await primary.damage(key) } else {

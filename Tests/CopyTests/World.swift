@@ -35,12 +35,12 @@ actor World {
     private var bases = 0
     private var isBusy = false
 
-    init(in store: any ObjectStore, source: String = "main", seed: UInt64) async throws {
+    /// - Parameter identity: encrypts the archive for it; what the world itself reads needs it.
+    init(in store: any ObjectStore, source: String = "main", seed: UInt64, identity: AgeIdentity? = nil) async throws {
         self.store = store
         chance = SeededRandom(seed: seed &* 0x9E37_79B9_7F4A_7C15 &+ 1)
-        do { catalog = try await Catalog.create(in: store, at: at(0), version: "test") } catch let error as ArchiveError where error.code == .archiveExists {
-            catalog = try await Catalog.open(store)
-        }
+        let keys = identity.map { ArchiveKeys(recipients: [$0.recipient], identities: [$0]) } ?? ArchiveKeys()
+        catalog = try await Catalog.create(in: store, at: at(0), version: "test", keys: keys)
         incarnation = IncarnationRecord(
             source: source, id: "77-0001", kind: "postgres", identity: "77", number: 1, created: at(0), facts: ["segment-size": "1048576"], reason: nil)
         try await catalog.record(incarnation)
@@ -58,7 +58,7 @@ actor World {
         // A closed piece holds what its tails held, and goes on behind them.
         let start = part ? range.lowerBound : end
         events.append(LogEvent(span: 0, start: start, end: start + 40, time: at(clock), kind: .commit, number: UInt64(clock)))
-        return try PiecePacker.pack(
+        return try catalog.pack(
             LogPiece(
                 name: name(part ? range : nil), frames: [(0..<64).map { _ in UInt8(truncatingIfNeeded: chance.next()) }],
                 spans: [LogSpan(stream: "wal", branch: branch, start: range.lowerBound, end: range.upperBound, lastRecord: start)],
@@ -149,9 +149,8 @@ actor World {
         var parts: [BaseRecord.Part] = []
         for n in 0..<2 as Range<UInt64> {
             let content = (0..<100).map { _ in UInt8(truncatingIfNeeded: chance.next()) }
-            var object: [UInt8] = []
-            try Zstd.compress(content, into: &object)
-            let name = "part-00000\(n + 1).tar.zst"
+            let (object, suffix) = try catalog.pack(part: content)
+            let name = "part-00000\(n + 1)\(suffix)"
             try await store.put(object, at: catalog.baseKey(name, base: String(id), of: incarnation))
             parts.append(.init(name: name, offset: n * 100, length: 100, storedLength: UInt64(object.count), sha256: hexText(SHA256.of(object))))
         }

@@ -11,8 +11,11 @@ struct CatalogTests {
     private let incarnation = IncarnationRecord(
         source: "main", id: "77-0001", kind: "toy", identity: "77", number: 1, created: Moment(rawValue: 0), facts: [:], reason: nil)
 
-    private func piece(_ number: UInt64, _ content: [UInt8]) throws -> PackedPiece {
-        try PiecePacker.pack(
+    /// A plain archive, and one that is encrypted by somebody who has no identity, as an agent is.
+    static let keys = [ArchiveKeys(), ArchiveKeys(recipients: [AgeIdentity.generate().recipient])]
+
+    private func piece(_ number: UInt64, _ content: [UInt8], for catalog: Catalog? = nil) throws -> PackedPiece {
+        try (catalog?.pack ?? { try PiecePacker.pack($0) })(
             LogPiece(
                 name: PieceName(branch: 1, name: hex(number, 24)), frames: [content, [5]],
                 spans: [LogSpan(stream: "s", branch: 1, start: number, end: number + 1, lastRecord: number)],
@@ -30,7 +33,7 @@ struct CatalogTests {
         let second = await #expect(throws: ArchiveError.self) { try await Catalog.create(in: store, at: Moment(rawValue: 0), version: "test") }
         #expect(second?.code == .archiveExists)
         let newer = MemoryStore()
-        try await newer.put(Array(#"{"format": 2, "whatever": []}"#.utf8), at: ObjectKey(known: "tidemark.json"))
+        try await newer.put(Array(#"{"format": 3, "whatever": []}"#.utf8), at: ObjectKey(known: "tidemark.json"))
         let refused = await #expect(throws: ArchiveError.self) { try await Catalog.open(newer) }
         #expect(refused?.code == .archiveNewer)
         #expect(refused?.code.exitStatus == 3)
@@ -60,34 +63,34 @@ struct CatalogTests {
         }
     }
 
-    @Test("the same piece twice is fine, another under its name is two histories")
-    func histories() async throws {
-        let catalog = try await Catalog.create(in: MemoryStore(), at: Moment(rawValue: 0), version: "test")
-        try await catalog.store(try piece(1, [1]), of: incarnation)
-        try await catalog.store(try piece(1, [1]), of: incarnation)
-        let refused = await #expect(throws: ArchiveError.self) { try await catalog.store(try self.piece(1, [2]), of: incarnation) }
+    @Test("the same piece twice is fine, another under its name is two histories", arguments: keys)
+    func histories(_ keys: ArchiveKeys) async throws {
+        let catalog = try await Catalog.create(in: MemoryStore(), at: Moment(rawValue: 0), version: "test", keys: keys)
+        try await catalog.store(try piece(1, [1], for: catalog), of: incarnation)
+        try await catalog.store(try piece(1, [1], for: catalog), of: incarnation)
+        let refused = await #expect(throws: ArchiveError.self) { try await catalog.store(try self.piece(1, [2], for: catalog), of: incarnation) }
         #expect(refused?.code == .twoHistories)
     }
 
-    @Test("an agent with no state of its own finds out how far the archive is", arguments: [nil, 3, 7] as [UInt64?])
-    func resume(_ checkpointAt: UInt64?) async throws {
-        let catalog = try await Catalog.create(in: MemoryStore(), at: Moment(rawValue: 0), version: "test")
+    @Test("an agent with no state of its own finds out how far the archive is", arguments: [nil, 3, 7] as [UInt64?], keys)
+    func resume(_ checkpointAt: UInt64?, _ keys: ArchiveKeys) async throws {
+        let catalog = try await Catalog.create(in: MemoryStore(), at: Moment(rawValue: 0), version: "test", keys: keys)
         var checkpoint = Checkpoint()
         for number in 1...7 as ClosedRange<UInt64> {
-            let packed = try piece(number, [UInt8(number)])
+            let packed = try piece(number, [UInt8(number)], for: catalog)
             try await catalog.store(packed, of: incarnation)
             checkpoint.add(packed.name, packed.index)
             if number == checkpointAt { try await catalog.record(checkpoint, of: incarnation) }
         }
         // Stored without an index by a process that died: never acknowledged.
-        let orphan = try piece(8, [8])
+        let orphan = try piece(8, [8], for: catalog)
         try await catalog.store.put(orphan.object, at: catalog.dataKey(orphan.name, of: incarnation))
         let (state, found) = try await catalog.resume(incarnation, cleaning: true)
         #expect(state.positions["s"]?.end == 8)
         #expect(state.positions["s"]?.sha256 == SHA256.of([7]))
         #expect(state.lastPiece[1]?.name == hex(7, 24))
         #expect(found == checkpoint)
-        try await catalog.store(try piece(8, [9]), of: incarnation)
+        try await catalog.store(try piece(8, [9], for: catalog), of: incarnation)
     }
 
     @Test("an agent that starts removes what was never acknowledged, and nothing that lost its index")

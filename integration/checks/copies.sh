@@ -161,9 +161,8 @@ restore_and_prove away "came from file://$NEAR.*There is no archive at file://$A
 
 step "Mended by hand as docs/copies.md says: the primary is whole again"
 mv "$TM_WORK/gone" "$ARCHIVE"
-rm -f "$part"
-cp -n "$NEAR/${part#"$ARCHIVE"/}" "$part"
-(cd "$NEAR" && find log bases chapters -type f -print0 2>/dev/null | while IFS= read -r -d '' f; do [ -e "$ARCHIVE/$f" ] || { mkdir -p "$(dirname "$ARCHIVE/$f")"; cp "$f" "$ARCHIVE/$f"; }; done)
+rm "$part"
+cp -rn "$NEAR/log" "$NEAR/bases" "$ARCHIVE/"
 tidemark_or_die verify --contents --archive "file://$ARCHIVE"
 restore_and_prove mended "" --archive "file://$ARCHIVE"
 step_summary

@@ -57,7 +57,8 @@ actor BaseCopy {
                 try await group.waitForAll()
             }
             if let digest = record.base.spansSHA256 { try await copy("spans.zst", of: id, length: nil, sha256: digest) }
-            try await copy("index.zst", of: id, length: nil, sha256: record.base.indexSHA256)
+            try await copy(target.primary.treeIndexName, of: id, length: nil, sha256: record.base.indexSHA256)
+            try await copyWarnings(of: id)
         } catch let error as ArchiveError where CopyTarget.isDamage(error) || error.code == .objectMissing {
             refuse(id, key("base.json", id).path, error)
             return
@@ -77,6 +78,12 @@ actor BaseCopy {
         try await target.limit.run(Int(clamping: length ?? UInt64(CopyTarget.memory / 4))) {
             try await target.put(try await target.primary.proven(key(name, id), length: length, sha256: digest), at: key(name, id))
         }
+    }
+
+    /// What proves itself, being encrypted, and is there only where something went wrong.
+    private func copyWarnings(of id: String) async throws {
+        let key = key(Catalog.sealedWarnings, id)
+        do { try await target.put(try await target.primary.store.get(key), at: key) } catch let error as ArchiveError where error.code == .objectMissing {}
     }
 
     private func refuse(_ id: String, _ object: String, _ error: ArchiveError) {

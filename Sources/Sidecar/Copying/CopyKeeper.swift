@@ -67,16 +67,10 @@ public actor CopyKeeper {
         var pause = Self.pauses.first
         while true {
             let begun = ContinuousClock.now
-            let target: CopyTarget
-            do {
-                target = try await open()
-                do { try await follow(target) } catch {
-                    if target.moved > 0 || ContinuousClock.now - begun > .seconds(60) { pause = Self.pauses.first }
-                    throw error
-                }
-            } catch {
+            do { try await follow(try await open()) } catch {
                 try Task.checkCancellation()
                 if Self.isFinal(error) { throw error }
+                if ContinuousClock.now - begun > .seconds(Self.pauses.last) { pause = Self.pauses.first }
                 output.error("\(error) Trying again in \(Int(pause)) s.")
                 try await Task.sleep(for: .seconds(pause))
                 pause = min(pause * 2, Self.pauses.last)

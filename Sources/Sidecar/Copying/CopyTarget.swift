@@ -12,7 +12,6 @@ final class CopyTarget: Sendable {
     private let output: Log
     /// Objects that were reported: each is told once.
     private let reported = Mutex<Set<String>>([])
-    private let counted = Mutex<UInt64>(0)
 
     /// Bytes that are in hand at once.
     static let memory = 64 << 20
@@ -26,9 +25,6 @@ final class CopyTarget: Sendable {
         limit = TransferLimit(slots: max(1, copy.store.parallelism), bytes: Self.memory)
     }
 
-    /// Objects that were put and removed.
-    var moved: UInt64 { counted.withLock { $0 } }
-
     /// - Throws: `.twoHistories` when the copy has other bytes there.
     func put(_ bytes: [UInt8], at key: ObjectKey) async throws {
         do { try await copy.store.put(bytes, at: key) } catch let error as ArchiveError where error.code == .objectExists {
@@ -38,12 +34,10 @@ final class CopyTarget: Sendable {
                     "Nothing more is copied there, and both were kept. See with `tidemark verify --contents` of each which one is whole; docs/copies.md says how to go on.",
                 cause: error)
         }
-        counted.withLock { $0 += 1 }
     }
 
     func remove(_ key: ObjectKey) async throws {
         try await copy.store.remove(key)
-        counted.withLock { $0 += 1 }
     }
 
     /// Copies a small object that has no digest.

@@ -94,7 +94,13 @@ actor HistoryCopy {
             return .overtaken
         }
         if thoroughly, !holes.isEmpty { try await retryHoles() }
+        let before = holes.count
         try await copyHeads(heads)
+        if holes.count > before {
+            // A chapter speaks of pieces that were passed over.
+            try await retryHoles()
+            try await copyHeads(heads)
+        }
         return holes.isEmpty ? .level : .lessDamaged
     }
 
@@ -121,7 +127,7 @@ actor HistoryCopy {
             let new = names.contains { !isThere($0, there) }
             // Listed after the log, so that whatever it needs is among them.
             if new || withRecords { try await copyRecords() }
-            tails += there.compactMap { pieceName(ofIndex: $0) ?? pieceName($0) }.filter { $0.part != nil && !tails.contains($0) }
+            for tail in Set(there.compactMap { piece($0)?.name }.filter { $0.part != nil }) where !tails.contains(tail) { tails.append(tail) }
             try await copy(names, sizes, &there, &tails, &lacking)
             // What lies behind the last closed piece is all that the next pass looks at.
             let last = position.map { folder + $0.description } ?? ""
@@ -140,12 +146,9 @@ actor HistoryCopy {
         var indexed: Set<PieceName> = []
         if let open { names.append(open) }
         for path in page {
-            guard let index = pieceName(ofIndex: path) else {
-                if let name = pieceName(path) { names.append(name) }
-                continue
-            }
-            if names.last != index { names.append(index) }
-            indexed.insert(index)
+            guard let (name, isIndex) = piece(path) else { continue }
+            if names.last != name { names.append(name) }
+            if isIndex { indexed.insert(name) }
         }
         open = names.last.flatMap { indexed.contains($0) ? nil : $0 }
         guard let last = names.lastIndex(where: { indexed.contains($0) }) else { return [] }
@@ -166,8 +169,10 @@ actor HistoryCopy {
         }
     }
 
-    private func pieceName(_ path: String) -> PieceName? { path.hasPrefix(folder) ? PieceName(path: String(path.dropFirst(folder.utf8.count))) : nil }
-    private func pieceName(ofIndex path: String) -> PieceName? { path.hasSuffix(".idx") ? pieceName(String(path.dropLast(4))) : nil }
+    /// The piece that an object of the log belongs to; `nil` for anything else.
+    private func piece(_ path: String) -> (name: PieceName, isIndex: Bool)? {
+        path.hasPrefix(folder) ? target.primary.piece(at: String(path.dropFirst(folder.utf8.count))) : nil
+    }
     private func dataKey(_ name: PieceName) -> ObjectKey { target.primary.dataKey(name, of: incarnation) }
     private func indexKey(_ name: PieceName) -> ObjectKey { ObjectKey(known: dataKey(name).path + ".idx") }
     private func isThere(_ name: PieceName, _ there: Set<String>) -> Bool { there.contains(dataKey(name).path) && there.contains(indexKey(name).path) }

@@ -10,13 +10,14 @@ final class Spool: Sendable {
     let directory: String
     let segmentSize: UInt64
     private static let suffix = ".partial"
+    private static let sparePrefix = "spare-"
     private let spares = Mutex<[String]>([])
 
     init(stateDirectory: String, segmentSize: UInt64) throws {
         directory = stateDirectory + "/spool"
         self.segmentSize = segmentSize
         try Files.makeDirectory(directory)
-        for name in try Files.names(in: directory) where name.hasPrefix("spare-") {
+        for name in try Files.names(in: directory) where name.hasPrefix(Self.sparePrefix) {
             spares.withLock { $0.append(directory + "/" + name) }
         }
         for name in try segments() { try removeUnfinished(path(name)) }
@@ -41,7 +42,8 @@ final class Spool: Sendable {
     func open(_ segment: String) throws -> SpoolFile {
         let path = path(segment)
         if !Files.exists(path) {
-            if let spare = spares.withLock({ $0.popLast() }) {
+            // The older one: the newer may be wanted to read back what comes before.
+            if let spare = spares.withLock({ $0.isEmpty ? nil : $0.removeFirst() }) {
                 try Files.rename(spare, to: path)
             } else {
                 let file = try Descriptor(path, O_WRONLY | O_CREAT | O_EXCL)
@@ -67,11 +69,18 @@ final class Spool: Sendable {
         return bytes
     }
 
+    /// The content of a segment that the archive has, as long as its file was not used again; `nil` afterwards.
+    func readDiscarded(_ segment: String) throws -> [UInt8]? {
+        let spare = "\(directory)/\(Self.sparePrefix)\(segment)"
+        guard try Files.status(spare)?.st_size == off_t(segmentSize) else { return nil }
+        return try Descriptor(spare, O_RDONLY).read(at: 0, count: Int(segmentSize))
+    }
+
     /// Lets go of a segment that the archive has.
     func discard(_ segment: String) throws {
         let path = path(segment)
         guard Files.exists(path) else { return }
-        let spare = "\(directory)/spare-\(segment)"
+        let spare = "\(directory)/\(Self.sparePrefix)\(segment)"
         guard try Files.status(path)?.st_size == off_t(segmentSize), spares.withLock({ $0.count < 2 }) else {
             return try Files.removeTree(path)
         }

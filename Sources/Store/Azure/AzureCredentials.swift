@@ -21,8 +21,8 @@ struct AzureAccess: Sendable {
         func variable(_ name: String) -> String? { environment(name).flatMap { $0.isEmpty ? nil : $0 } }
         var parts: [String: String] = [:]
         if let text = variable("AZURE_STORAGE_CONNECTION_STRING") { parts = try Self.connection(text) }
-        guard let account = location.account ?? parts["accountname"] ?? variable("AZURE_STORAGE_ACCOUNT") ?? Self.account(of: parts["blobendpoint"] ?? location.endpoint)
-        else {
+        let named = location.account ?? parts["accountname"] ?? variable("AZURE_STORAGE_ACCOUNT")
+        guard let account = named ?? Self.account(of: parts["blobendpoint"] ?? location.endpoint) else {
             throw ArchiveError(.configuration, "\(location) names no account of Azure Storage.", remedy: "Name it: ?account=NAME, or AZURE_STORAGE_ACCOUNT.")
         }
         // A connection string of another account is not meant.
@@ -44,7 +44,8 @@ struct AzureAccess: Sendable {
         } else {
             guard endpoint.scheme == "https" || endpoint.isLoopback else {
                 throw ArchiveError(
-                    .configuration, "\(location) is reached by http://, where a token can be read by everybody.", remedy: "Use https://, or a shared key, which does not travel.")
+                    .configuration, "\(location) is reached by http://, where a token can be read by everybody.",
+                    remedy: "Use https://, or a shared key, which does not travel.")
             }
             credentials = .identity(AzureIdentity(clientID: location.clientID, environment))
         }
@@ -133,16 +134,20 @@ enum AzureIdentity: Sendable {
                 ("grant_type", "client_credentials"), ("client_id", clientID), ("scope", Self.resource + "/.default"),
                 ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"), ("client_assertion", assertion),
             ]
-            guard let host = ServiceEndpoint(authority), let request = HTTPRequest(form: fields, to: "\(host.scheme)://\(host.host)/\(percentEncoded(tenant))/oauth2/v2.0/token") else {
-                throw ArchiveError(.configuration, "AZURE_AUTHORITY_HOST is no address.", remedy: "Write it as https://login.microsoftonline.com.")
-            }
+            guard let host = ServiceEndpoint(authority),
+                let request = HTTPRequest(form: fields, to: "\(host.scheme)://\(host.host)/\(percentEncoded(tenant))/oauth2/v2.0/token")
+            else { throw ArchiveError(.configuration, "AZURE_AUTHORITY_HOST is no address.", remedy: "Write it as https://login.microsoftonline.com.") }
             return try await remote.token(request, at: now, remedy: "See whether the application has a federated credential for this pod's service account.")
         case .endpoint(let address, let secret, let clientID):
-            guard let service = ServiceEndpoint(address) else { throw ArchiveError(.configuration, "IDENTITY_ENDPOINT is no address.", remedy: "The platform sets it; leave it as it is.") }
+            guard let service = ServiceEndpoint(address) else {
+                throw ArchiveError(.configuration, "IDENTITY_ENDPOINT is no address.", remedy: "The platform sets it; leave it as it is.")
+            }
             return try await local.token(
                 request(service, service.path, version: "2019-08-01", [("X-IDENTITY-HEADER", secret)], clientID), at: now, remedy: none)
         case .machine(let host, let clientID):
-            guard let service = ServiceEndpoint(host) else { throw ArchiveError(.configuration, "AZURE_POD_IDENTITY_AUTHORITY_HOST is no address.", remedy: "Leave it unset.") }
+            guard let service = ServiceEndpoint(host) else {
+                throw ArchiveError(.configuration, "AZURE_POD_IDENTITY_AUTHORITY_HOST is no address.", remedy: "Leave it unset.")
+            }
             return try await local.token(
                 request(service, "/metadata/identity/oauth2/token", version: "2018-02-01", [("Metadata", "true")], clientID), at: now, remedy: none)
         }

@@ -37,7 +37,9 @@ struct AzureExamination {
     static func judge(_ response: HTTPResponse) -> [StoreFinding] {
         func says(_ name: String) -> Bool { response[name]?.lowercased() == "true" }
         var findings: [StoreFinding] = []
-        if says("x-ms-has-immutability-policy") { findings.append(StoreFinding(.ok, "the container has an immutability policy: blobs cannot be removed before its time has passed")) }
+        if says("x-ms-has-immutability-policy") {
+            findings.append(StoreFinding(.ok, "the container has an immutability policy: blobs cannot be removed before its time has passed"))
+        }
         if says("x-ms-has-legal-hold") {
             findings.append(
                 StoreFinding(

@@ -53,7 +53,8 @@ struct AzureRefusal: Sendable {
         case (_, "ContainerNotFound"), (404, nil), (404, "ResourceNotFound"):
             return refused("there is no container \(container)", "Create it, or name another in the URL.")
         case (_, "ContainerBeingDeleted"): return refused("the container is being deleted", "Use another, or wait and create it anew.")
-        case (_, "InvalidHeaderValue"), (_, "UnsupportedHeader"): return refused("it does not know something that was asked", "See whether the access tier is one that this account has.")
+        case (_, "InvalidHeaderValue"), (_, "UnsupportedHeader"):
+            return refused("it does not know something that was asked", "See whether the access tier is one that this account has.")
         case (403, _): return refused("permission is missing", "Give the identity the role Storage Blob Data Contributor on container \(container).")
         default: return refused("it answered so", nil)
         }

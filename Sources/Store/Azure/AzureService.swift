@@ -21,7 +21,7 @@ final class AzureService: WriteOnceService {
         now = context.now
         access = try AzureAccess(location, context.environment)
         let transport = try context.transport(location.transport)
-        client = HTTPClient(transport, service: description, now: context.now)
+        client = HTTPClient(transport, service: description, now: context.now, telling: context.warn)
         guard case .identity(let identity) = access.credentials else {
             tokens = nil
             return
@@ -71,7 +71,8 @@ final class AzureService: WriteOnceService {
 
     /// A request to the container, or to a blob in it.
     func request(
-        _ method: HTTPRequest.Method, _ key: ObjectKey? = nil, query: [(name: String, value: String?)] = [], headers: [(name: String, value: String)] = [], body: [UInt8] = []
+        _ method: HTTPRequest.Method, _ key: ObjectKey? = nil, query: [(name: String, value: String?)] = [],
+        headers: [(name: String, value: String)] = [], body: [UInt8] = []
     ) -> HTTPRequest {
         let blob = key.map { "/" + percentEncoded(location.prefix + $0.path, keeping: true) } ?? ""
         return HTTPRequest(
@@ -118,7 +119,8 @@ final class AzureService: WriteOnceService {
 
     func remove(_ key: ObjectKey, version: String) async throws {
         _ = try await send(
-            request(.delete, key, headers: [("If-Match", version)]), accepting: { $0.isMissing || $0.status == 412 }, to: "remove '\(key)' from \(description)", needing: "d")
+            request(.delete, key, headers: [("If-Match", version)]), accepting: { $0.isMissing || $0.status == 412 },
+            to: "remove '\(key)' from \(description)", needing: "d")
     }
 
     func remove(_ key: ObjectKey) async throws {

@@ -37,13 +37,15 @@ struct AzureSigner: Sendable, CustomStringConvertible {
             default: lines.append(request[name] ?? "")
             }
         }
-        let own = request.headers.map { (name: $0.name.lowercased(), value: $0.value) }.filter { $0.name.hasPrefix("x-ms-") }.sorted { $0.name < $1.name }
+        let own = request.headers.map { (name: $0.name.lowercased(), value: $0.value) }.filter { $0.name.hasPrefix("x-ms-") }
+            .sorted { $0.name.utf8.lexicographicallyPrecedes($1.name.utf8) }
         lines += own.map { "\($0.name):\(folded($0.value))" }
         lines.append("/\(account)\(request.path)")
         // One line for each name in lower case, sorted; the values of a name that comes several times are sorted and joined by commas.
         var parameters: [String: [String]] = [:]
         for item in request.query { parameters[item.name.lowercased(), default: []].append(item.value ?? "") }
-        lines += parameters.sorted { $0.key.utf8.lexicographicallyPrecedes($1.key.utf8) }.map { name, values in "\(name):\(values.sorted().joined(separator: ","))" }
+        lines += parameters.sorted { $0.key.utf8.lexicographicallyPrecedes($1.key.utf8) }
+            .map { name, values in "\(name):\(values.sorted().joined(separator: ","))" }
         return lines.joined(separator: "\n")
     }
 

@@ -115,7 +115,8 @@ struct GCSRefusal: Sendable {
         let message = failure?.message ?? ""
         status = response.status
         reason = shownCode(failure?.errors?.first?.reason)
-        permission = message.split { $0 == " " || $0 == "'" || $0 == "\"" || $0 == "," }.first { $0.hasPrefix("storage.") && $0.split(separator: ".").count == 3 }
+        permission = message.split { $0 == " " || $0 == "'" || $0 == "\"" || $0 == "," }
+            .first { $0.hasPrefix("storage.") && $0.split(separator: ".").count == 3 }
             .flatMap { shownCode(String($0).trimmingCharacters(in: .punctuationCharacters)) }
         lacksBucket = message.contains("bucket does not exist")
         mismatch = status == 400 && (message.contains("match calculated") || message.contains("match the"))

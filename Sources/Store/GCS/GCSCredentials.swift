@@ -46,7 +46,9 @@ enum GCSCredentials: Sendable {
                 remedy: "Give the machine a service account, or name a key file in GOOGLE_APPLICATION_CREDENTIALS or by ?credentials=FILE.")
         case .file(let path):
             let bytes = try await blocking { try Files.read(path, limit: 1 << 20) }
-            guard let file = try? JSONDecoder().decode(GCSCredentialsFile.self, from: Data(bytes)) else { throw Self.unusable(path, "it is no file of Google credentials") }
+            guard let file = try? JSONDecoder().decode(GCSCredentialsFile.self, from: Data(bytes)) else {
+                throw Self.unusable(path, "it is no file of Google credentials")
+            }
             return try await file.token(at: now, path: path, scope: Self.scope, remote: remote, local: local)
         }
     }
@@ -97,7 +99,9 @@ struct GCSCredentialsFile: Decodable {
             let server = token_uri ?? Self.googleTokens
             let seconds = now.rawValue / 1_000_000_000
             let claims: [String: Any] = ["iss": email, "scope": scope, "aud": server, "iat": seconds, "exp": seconds + 3600]
-            guard let assertion = RS256.token(claims: claims, keyID: private_key_id, pem: key) else { throw unusable("its private key is none of RSA") }
+            guard let assertion = RS256.token(claims: claims, keyID: private_key_id, pem: key) else {
+                throw unusable("its private key is none of RSA")
+            }
             guard let request = HTTPRequest(form: [("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"), ("assertion", assertion)], to: server) else {
                 throw unusable("its token_uri is no address")
             }
@@ -116,7 +120,9 @@ struct GCSCredentialsFile: Decodable {
     /// Exchanges another provider's token for Google's (RFC 8693), and that for a service account's where the file says so.
     private func exchanged(at now: Moment, path: String, scope: String, remote: TokenServer, local: TokenServer) async throws -> AccessToken {
         let remedy = "See whether the pool of workload identities in '\(path)' takes this machine's token."
-        guard let audience, let subject_token_type, let token_url, let source = credential_source else { throw GCSCredentials.unusable(path, "it lacks an audience or a source") }
+        guard let audience, let subject_token_type, let token_url, let source = credential_source else {
+            throw GCSCredentials.unusable(path, "it lacks an audience or a source")
+        }
         let subject = try await source.token(path: path, local: local, remedy: remedy)
         let wide = "https://www.googleapis.com/auth/cloud-platform"
         let fields = [
@@ -137,9 +143,9 @@ struct GCSCredentialsFile: Decodable {
             var expireTime: String
         }
         let bytes = try await remote.ask(impersonation, remedy: "Give this identity the role roles/iam.workloadIdentityUser on the service account.")
-        guard let answer = try? JSONDecoder().decode(Answer.self, from: Data(bytes)), isTokenText(answer.accessToken), let end = Moment(answer.expireTime) else {
-            throw remote.unusable(remedy)
-        }
+        guard let answer = try? JSONDecoder().decode(Answer.self, from: Data(bytes)), isTokenText(answer.accessToken),
+            let end = Moment(answer.expireTime)
+        else { throw remote.unusable(remedy) }
         return AccessToken(value: answer.accessToken, expires: end)
     }
 }
@@ -152,7 +158,9 @@ extension GCSCredentialsFile.Source {
             bytes = try await blocking { try Files.read(file, limit: 1 << 20) }
         } else if let url {
             let parts = url.split(separator: "?", maxSplits: 1)
-            guard let address = parts.first, let service = ServiceEndpoint(String(address)) else { throw GCSCredentials.unusable(path, "its source is no address") }
+            guard let address = parts.first, let service = ServiceEndpoint(String(address)) else {
+                throw GCSCredentials.unusable(path, "its source is no address")
+            }
             var query: [(name: String, value: String?)] = []
             for item in parts.count == 2 ? parts[1].split(separator: "&") : [] {
                 let pair = item.split(separator: "=", maxSplits: 1).map { String($0).removingPercentEncoding ?? String($0) }
@@ -166,9 +174,9 @@ extension GCSCredentialsFile.Source {
             throw GCSCredentials.unusable(path, "its source is neither a file nor a URL")
         }
         if format?.type == "json" {
-            guard let field = format?.subject_token_field_name, let object = try? JSONDecoder().decode([String: Field].self, from: Data(bytes)), let text = object[field]?.text else {
-                throw GCSCredentials.unusable(path, "its source has no field for the token")
-            }
+            guard let field = format?.subject_token_field_name, let object = try? JSONDecoder().decode([String: Field].self, from: Data(bytes)),
+                let text = object[field]?.text
+            else { throw GCSCredentials.unusable(path, "its source has no field for the token") }
             bytes = Array(text.utf8)
         }
         let text = String(decoding: bytes, as: UTF8.self).trimmingCharacters(in: .whitespacesAndNewlines)

@@ -21,7 +21,7 @@ final class GCSService: WriteOnceService {
         let credentials = GCSCredentials(location, endpoint, context.environment)
         if case .anonymous = credentials { isAnonymous = true } else { isAnonymous = false }
         let transport = try context.transport(location.transport)
-        client = HTTPClient(transport, service: description, now: context.now)
+        client = HTTPClient(transport, service: description, now: context.now, telling: context.warn)
         var direct = location.transport
         direct.proxy = ""
         let remote = TokenServer(transport, name: "Google's token server", now: context.now)
@@ -74,7 +74,8 @@ final class GCSService: WriteOnceService {
             var storageClass: String?
         }
         let metadata = Metadata(
-            name: location.prefix + key.path, crc32c: GCSHashes.text(crc32c: mark.crc32c), md5Hash: Data(mark.md5).base64EncodedString(), storageClass: location.storageClass)
+            name: location.prefix + key.path, crc32c: GCSHashes.text(crc32c: mark.crc32c), md5Hash: Data(mark.md5).base64EncodedString(),
+            storageClass: location.storageClass)
         // Not known before it is sent, so that no object can contain it on purpose.
         let boundary = "tidemark-\(hexText((0..<16).map { _ in UInt8.random(in: 0...255) }))"
         let head = "--\(boundary)\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n"

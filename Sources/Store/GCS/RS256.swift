@@ -37,7 +37,9 @@ enum RS256 {
         return Array(signature.prefix(length))
     }
 
-    private static func json(_ object: [String: Any]) -> Data? { try? JSONSerialization.data(withJSONObject: object, options: [.sortedKeys, .withoutEscapingSlashes]) }
+    private static func json(_ object: [String: Any]) -> Data? {
+        try? JSONSerialization.data(withJSONObject: object, options: [.sortedKeys, .withoutEscapingSlashes])
+    }
 }
 
 /// Base64 for URLs, without padding (RFC 4648, section 5).

@@ -120,7 +120,8 @@ public final class FallbackStore: ObjectStore {
                 let result = try await proof(bytes)
                 if place > 0 { try await tell(key, from: place, failures) }
                 return result
-            } catch let error as ArchiveError where error.code == .objectDamaged || error.code == .archiveDamaged {
+            } catch let error as ArchiveError where error.code == .objectDamaged || error.code == .archiveDamaged || error.code == .keyWrong {
+                // An encrypted object whose beginning is damaged looks like one for somebody else.
                 failures.append((place, error))
             }
         }
@@ -151,7 +152,7 @@ public final class FallbackStore: ObjectStore {
             first = other
         }
         let others = said.filter { $0.place != first.place }
-        guard !others.isEmpty else { return first.error }
+        guard !others.isEmpty, !said.allSatisfy({ $0.error.code == .keyWrong }) else { return first.error }
         let tried = others.map { "\(stores[$0.place].description): \(Self.short($0.error))" }.joined(separator: "; ")
         return ArchiveError(
             first.error.code, "\(first.error.message) \(first.place == 0 ? "The copies were" : "The other places were") tried too: \(tried).",

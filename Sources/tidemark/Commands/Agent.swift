@@ -16,7 +16,7 @@ let agentCommand = Command(
     let place = try ArchivePlace(configuration)
     // What copies need of what is put now is kept in memory for them.
     let copies = try place.copies()
-    let catalog = try await place.open { copies.isEmpty ? $0 : RecentStore($0) }
+    let catalog = try await place.openToWrite { copies.isEmpty ? $0 : RecentStore($0) }
     try await blocking { try Files.makeDirectory(configuration.state) }
     let keepers = try configuration.sources.map { source in
         let (kind, component) = Registry.component(source, of: configuration)

@@ -1,6 +1,7 @@
 import ArchiveCore
 import Catalog
 import Glibc
+import Pack
 import Runtime
 import Store
 
@@ -25,6 +26,8 @@ struct ArchivePlace: Sendable, CustomStringConvertible {
         } else {
             try self.init(try Shared.configuration(arguments))
         }
+        recipients += arguments.all("recipient")
+        identities += try IdentityFile.paths(arguments)
     }
 
     private init(_ locations: [StoreLocation]) { self.locations = locations }
@@ -45,25 +48,50 @@ struct ArchivePlace: Sendable, CustomStringConvertible {
     /// The copies themselves.
     func copies() throws -> [any ObjectStore] { try locations.dropFirst().map { try $0.open(context) } }
 
-    /// Opens the archive in its primary, for what writes or examines that one place.
+    /// Opens the archive in its primary alone, for what examines or writes that one place.
     ///
-    /// - Parameter wrap: puts something before the store.
-    func open(through wrap: (any ObjectStore) -> any ObjectStore = { $0 }) async throws -> Catalog { try await Catalog.open(wrap(try primary())) }
+    /// - Parameters:
+    ///   - withIdentities: whether what is encrypted is to be read too.
+    ///   - wrap: puts something before the store.
+    func open(withIdentities: Bool = false, through wrap: (any ObjectStore) -> any ObjectStore = { $0 }) async throws -> Catalog {
+        try await Catalog.open(wrap(try primary()), keys: try await keys(withIdentities))
+    }
+
+    private func keys(_ withIdentities: Bool) async throws -> ArchiveKeys {
+        var keys = ArchiveKeys(recipients: try parsedRecipients())
+        if withIdentities { keys.identities = try await blocking { [identities] in try identities.flatMap(IdentityFile.read) } }
+        return keys
+    }
+
+    /// Opens the archive to be written: the configuration and the archive agree on encryption. Who writes needs no identity.
+    ///
+    /// - Throws: also `.encryptionDiffers`.
+    func openToWrite(through wrap: (any ObjectStore) -> any ObjectStore = { $0 }) async throws -> Catalog {
+        let catalog = try await open(through: wrap)
+        try catalog.checkWriter()
+        return catalog
+    }
 
     /// Opens the archive for what only reads: what the primary does not give comes from the copies, and the report tells.
-    func openReading() async throws -> (catalog: Catalog, fallbacks: FallbackReport) {
+    ///
+    /// - Parameter withIdentities: whether what is encrypted is to be read too.
+    func openReading(withIdentities: Bool = false) async throws -> (catalog: Catalog, fallbacks: FallbackReport) {
         let report = FallbackReport()
-        guard locations.count > 1 else { return (try await open(), report) }
+        guard locations.count > 1 else { return (try await open(withIdentities: withIdentities), report) }
         let begun = ContinuousClock.now
         let store = try await FallbackStore.open(primary: try primary(), copies: try copies(), rules: Catalog.placeRules, report: report) {
             let passed = (ContinuousClock.now - begun).components
             return Double(passed.seconds) + Double(passed.attoseconds) / 1e18
         }
-        return (try await Catalog.open(store), report)
+        return (try await Catalog.open(store, keys: try await keys(withIdentities)), report)
     }
 
-    /// The options that name all places to another tidemark, for a shell.
-    var shellOptions: String { locations.map { "--archive " + shellQuoted("\($0)") }.joined(separator: " ") }
+    func parsedRecipients() throws(ArchiveError) -> [AgeRecipient] { try recipients.map { text throws(ArchiveError) in try AgeRecipient(text) } }
+
+    /// The options that name all places, and the identities, to another tidemark, for a shell.
+    var shellOptions: String {
+        (locations.map { "--archive " + shellQuoted("\($0)") } + identities.map { "--identity " + shellQuoted($0) }).joined(separator: " ")
+    }
 
     private var context: StoreContext {
         StoreContext(

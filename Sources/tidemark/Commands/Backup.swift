@@ -22,7 +22,7 @@ let backupCommand = Command(
     let configuration = try Shared.configuration(arguments)
     let sources = try Shared.sources(arguments, of: configuration)
     return try await interruptible {
-        let catalog = try await Shared.catalog(configuration)
+        let catalog = try await ArchivePlace(configuration).openToWrite()
         var reports: [BackupReport] = []
         for source in sources {
             let report = try await backUp(source, of: configuration, into: catalog)

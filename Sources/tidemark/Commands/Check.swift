@@ -13,9 +13,12 @@ let checkCommand = Command(
     var order = ["archive"]
     var opened: Catalog?
     do {
-        let catalog = try await Shared.catalog(configuration)
+        let catalog = try await ArchivePlace(configuration).openToWrite()
         opened = catalog
         findings["archive"] = [Finding(.ok, "archive", "\(configuration.archive) is an archive of format \(catalog.identity.format)")]
+        if catalog.isEncrypted {
+            findings["archive"]?.append(Finding(.ok, "archive", "new content is encrypted for \(catalog.keys.recipients.map(\.description).joined(separator: ", "))"))
+        }
         findings["archive"]? += await catalog.store.examine().map { Finding($0, of: "archive") }
         for copy in try ArchivePlace(configuration).copies() {
             let name = "copy \(copy.description)"

@@ -1,13 +1,22 @@
 import ArchiveCore
 import Catalog
+import Pack
 import Runtime
 import Sidecar
 
 let initCommand = Command(
-    "init", "Create an archive.", options: Shared.place, example: "tidemark init --archive file:///srv/tidemark"
+    "init", "Create an archive.",
+    options: Shared.place + [
+        Option("recipient", "KEY", repeats: true, help: "Encrypt everything for this age public key, age1…; with --archive. With --config its own recipients count.")
+    ], example: "tidemark init --archive file:///srv/tidemark"
 ) { arguments in
+    guard arguments.all("recipient").isEmpty || arguments.has("archive") else {
+        throw ArchiveError(
+            .usage, "--recipient goes with --archive.", remedy: "Name the recipients under `encrypt:` in the configuration, which the agent reads too.")
+    }
     let place = try ArchivePlace(arguments)
-    let catalog = try await Catalog.create(in: try place.primary(), at: now(), version: Main.version)
+    let keys = ArchiveKeys(recipients: try place.parsedRecipients())
+    let catalog = try await Catalog.create(in: try place.primary(), at: now(), version: Main.version, keys: keys)
     for copy in try place.copies() { try await CopyKeeper(primary: catalog, copy: copy, interval: 1, output: Log()).create() }
     if arguments.has("json") {
         struct Created: Encodable { var archive, id, format: String; var copies: [String] }
@@ -17,6 +26,7 @@ let initCommand = Command(
     } else {
         Output.line("created the archive \(catalog.identity.id) at \(place)")
         for copy in place.locations.dropFirst() { Output.line("created its copy at \(copy)") }
+        for recipient in keys.recipients { Output.line("encrypted for \(recipient)") }
         Output.line("next: tidemark check, then tidemark agent")
     }
     return 0

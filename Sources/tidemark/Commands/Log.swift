@@ -198,15 +198,16 @@ struct TimelineOptions {
 
 let logCommand = Command(
     "log", "What happened when: commits, drops, pushes, deletions; each with the target just before it.",
-    options: Shared.place + [Shared.source] + TimelineOptions.all,
+    options: Shared.place + [IdentityFile.option, Shared.source] + TimelineOptions.all,
     example: "tidemark log --drops --since 2026-11-24T11:00:00Z --until 2026-11-24T13:00:00Z"
 ) { arguments in
     let options = try TimelineOptions(arguments)
     let place = try ArchivePlace(arguments)
     return try await interruptible {
         var options = options
-        let (catalog, fallbacks) = try await place.openReading()
+        let (catalog, fallbacks) = try await place.openReading(withIdentities: true)
         defer { fallbacks.warn() }
+        try catalog.checkIdentity(for: "its log")
         let known = try await catalog.sources()
         guard !known.isEmpty else {
             throw ArchiveError(.targetUnreachable, "The archive holds no source yet.", remedy: "Start `tidemark agent`, then take a base with `tidemark backup`.")

@@ -113,7 +113,7 @@ extension PlanReport.Source {
         estimatedSeconds = 1 + Double(stored) / Self.pace.stored + length / (kind.streamsMayBeginEmpty ? Self.pace.entries : Self.pace.log)
         firstLost = lost.map { event in
             if event.flags.contains(.drops) { return "\(event.time): transaction \(event.number) dropped \(event.details.first ?? "some") relations" }
-            return "\(event.time): \(event.subject) \(event.flags.contains(.deleted) ? "deleted" : "created")"
+            return "\(event.time): \(event.subject.isEmpty ? "a repository, the name of which is encrypted," : event.subject) \(event.flags.contains(.deleted) ? "deleted" : "created")"
         }
         precision = plan.precision.map { p in
             .init(

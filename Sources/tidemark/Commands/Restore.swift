@@ -30,7 +30,12 @@ private func makePlan(
     let loader = PlanLoader(catalog: catalog, kinds: Registry.kinds)
     let plan = try await loader.plan(request, sources: sources)
     let target = TargetOptions.text(request)
-    let saved = arguments.has("save") ? try await loader.save(plan, target: target, at: now()) : nil
+    var saved: String?
+    if arguments.has("save") {
+        // Kept as somebody makes it who cannot see names: a plan that is kept is not encrypted.
+        let blind = PlanLoader(catalog: catalog.withoutIdentities, kinds: Registry.kinds)
+        saved = try await blind.save(catalog.isEncrypted ? try await blind.plan(request, sources: sources) : plan, target: target, at: now())
+    }
     return (plan, try await report(plan, target: target, saved: saved, loader: loader))
 }
 
@@ -50,14 +55,14 @@ private func show(_ report: PlanReport, _ moment: Moment?, _ put: (String) -> Vo
 
 let planCommand = Command(
     "plan", "Show what a restore would do, without doing it.",
-    options: Shared.place + TargetOptions.all + [
+    options: Shared.place + [IdentityFile.option] + TargetOptions.all + [
         Shared.source, Option("save", help: "Keep the plan in the archive, so that several nodes carry out their parts of it with restore --plan."),
     ], example: "tidemark plan --to-time 2026-11-24T02:53:30Z"
 ) { arguments in
     let request = try TargetOptions.request(arguments)
     let place = try ArchivePlace(arguments)
     return try await interruptible {
-        let (catalog, fallbacks) = try await place.openReading()
+        let (catalog, fallbacks) = try await place.openReading(withIdentities: true)
         defer { fallbacks.warn() }
         let wanted = arguments.all("source")
         let known = try await catalog.sources()
@@ -76,7 +81,7 @@ let planCommand = Command(
 
 let restoreCommand = Command(
     "restore", "Bring sources back to one instant, into new directories.",
-    options: Shared.place + TargetOptions.all + [
+    options: Shared.place + [IdentityFile.option] + TargetOptions.all + [
         Option("plan", "ID", help: "Carry out a plan that `tidemark plan --save` stored, or this node's part of it, instead of naming a target."),
         Option("into", "NAME=DIR", repeats: true, help: "Restore the source NAME into DIR, which is empty or does not exist."),
         Option("repository", "PATH", help: "Restore this one repository of a storage, with its object pool if it has one, such as @hashed/6b/86/….git."),
@@ -118,8 +123,9 @@ let restoreCommand = Command(
     let crossChecking = try CrossChecking(arguments)
     return try await interruptible {
         for (_, directory) in into { try RestoreRun.checkTarget(directory) }
-        let (catalog, fallbacks) = try await place.openReading()
+        let (catalog, fallbacks) = try await place.openReading(withIdentities: true)
         defer { fallbacks.warn() }
+        try catalog.checkIdentity(for: "a restore")
         let joint: JointPlan
         let planReport: PlanReport
         if let request {
@@ -131,6 +137,7 @@ let restoreCommand = Command(
             planReport = try await report(loaded, target: target, saved: stored, loader: loader)
         }
         show(planReport, joint.moment) { Output.note($0) }
+        for plan in joint.plans { try await catalog.proveIdentity(by: plan.base, in: plan.incarnation) }
         let plans = into.compactMap { name, _ in joint.plans.first { $0.source == name } }
         let reports = into.compactMap { name, _ in planReport.sources.first { $0.source == name } }
         let progress = Progress()
@@ -167,7 +174,7 @@ let restoreCommand = Command(
 }
 
 /// `path` from the root, without following links.
-private func absolute(_ path: String) -> String {
+func absolute(_ path: String) -> String {
     if path.hasPrefix("/") { return path }
     guard let here = getcwd(nil, 0) else { return path }
     defer { free(here) }

@@ -16,6 +16,8 @@ struct VerifyResult: Encodable {
         var provenPieces, provenParts: Int
         var provenBytes: UInt64
         var comparedPieces, events, rewrittenIndexes: Int
+        /// Of an encrypted archive only: whether it was also decrypted, which takes an identity.
+        var decrypted: Bool?
         var findings: [Finding]
     }
     var sources: [Source]
@@ -26,7 +28,7 @@ struct VerifyResult: Encodable {
 let verifyCommand = Command(
     "verify", "Prove that the archive is whole and without holes.",
     options: Shared.place + [
-        Shared.source,
+        IdentityFile.option, Shared.source,
         Option("contents", help: "Read every piece of log and every part of a base, and prove it by length, SHA-256 and, for WAL, its CRCs."),
         Option(
             "reindex",
@@ -38,7 +40,7 @@ let verifyCommand = Command(
     let wanted = arguments.all("source")
     let options = VerifyOptions(contents: arguments.has("contents"), reindex: arguments.has("reindex"))
     return try await interruptible {
-        let catalog = try await place.open()
+        let catalog = try await place.open(withIdentities: true)
         let known = try await catalog.storedSources()
         for name in wanted where !known.contains(name) {
             throw ArchiveError(
@@ -53,7 +55,7 @@ let verifyCommand = Command(
             progress.end()
             for report in reports {
                 result.problems += report.findings.count { $0.isProblem }
-                result.sources.append(VerifyResult.Source(report))
+                result.sources.append(VerifyResult.Source(report, isEncrypted: catalog.isEncrypted))
                 if !isJSON { render(report, options) }
             }
         }
@@ -66,11 +68,12 @@ let verifyCommand = Command(
 }
 
 extension VerifyResult.Source {
-    init(_ report: VerifyReport) {
+    init(_ report: VerifyReport, isEncrypted: Bool) {
         self.init(
             source: report.source, incarnation: report.incarnation?.id, kind: report.incarnation?.kind, pieces: report.pieces, bytes: report.bytes,
             bases: report.bases, parts: report.parts, provenPieces: report.provenPieces, provenParts: report.provenParts,
             provenBytes: report.provenBytes, comparedPieces: report.comparedPieces, events: report.events, rewrittenIndexes: report.rewrittenIndexes,
+            decrypted: isEncrypted ? !report.isAtRestOnly : nil,
             findings: report.findings.map {
                 .init(code: $0.code.rawValue, message: $0.message, object: $0.object, remedy: $0.remedy, repaired: $0.isRepaired)
             })
@@ -83,6 +86,9 @@ private func render(_ report: VerifyReport, _ options: VerifyOptions) {
         Output.line("  \(report.pieces) pieces of log, \(Output.bytes(report.bytes)); \(report.bases) bases of \(report.parts) parts")
         if options.contents || report.provenPieces > 0 {
             Output.line("  read and found whole: \(report.provenPieces) pieces and \(report.provenParts) parts, \(Output.bytes(report.provenBytes))")
+        }
+        if report.isAtRestOnly {
+            Output.line("  nothing was decrypted, for want of an identity (--identity FILE): objects were proven as they are stored")
         }
         if options.reindex {
             Output.line(

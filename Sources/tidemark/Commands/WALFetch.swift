@@ -11,15 +11,16 @@ private let failed: Int32 = 128
 let walFetchCommand = Command(
     "wal-fetch", "Fetch one file of the log, for PostgreSQL's restore_command.",
     options: [
-        Shared.config, Shared.archive, Shared.source,
+        Shared.config, Shared.archive, IdentityFile.option, Shared.source,
         Option("target", "LSN", help: "The recovery_target_lsn: a hole in the log behind it does not matter. Default: any hole fails."),
     ],
     positionals: ["file", "destination"],
     example: "restore_command = 'tidemark wal-fetch --archive file:///srv/tidemark --source main %f %p'"
 ) { arguments in
     do {
-        let (catalog, fallbacks) = try await ArchivePlace(arguments).openReading()
+        let (catalog, fallbacks) = try await ArchivePlace(arguments).openReading(withIdentities: true)
         defer { fallbacks.warn() }
+        try catalog.checkIdentity(for: "its log")
         guard let source = arguments["source"] else { throw ArchiveError(.usage, "wal-fetch needs --source NAME.") }
         guard let incarnation = try await catalog.incarnations(of: source).last else {
             throw ArchiveError(.usage, "The archive has no source '\(source)'.")
