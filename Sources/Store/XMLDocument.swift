@@ -28,12 +28,16 @@ struct XMLElement: Sendable, Hashable {
     /// - Throws: `.storeUnavailable` for anything malformed, cut off, too large or too deep.
     static func parse(_ bytes: [UInt8]) throws(ArchiveError) -> XMLElement {
         func fail(_ why: String) -> ArchiveError {
-            ArchiveError(.storeUnavailable, "A store's answer was no usable XML: \(why).", remedy: "See whether the URL names the store, and no proxy in front of it.")
+            ArchiveError(
+                .storeUnavailable, "A store's answer was no usable XML: \(why).",
+                remedy: "See whether the URL names the store, and no proxy in front of it.")
         }
         guard bytes.count <= maximumSize else { throw fail("it has \(bytes.count) bytes, more than \(maximumSize)") }
         guard let text = String(validating: bytes, as: UTF8.self), !bytes.contains(0) else { throw fail("it is not in UTF-8") }
         // libxml2 would follow a declared encoding, in which the mark of a document type might look different.
-        if let declaration = text.firstRange(of: "<?xml").flatMap({ start in text[start.upperBound...].firstRange(of: "?>").map { text[start.upperBound..<$0.lowerBound] } }),
+        if let declaration = text.firstRange(of: "<?xml").flatMap({ start in
+            text[start.upperBound...].firstRange(of: "?>").map { text[start.upperBound..<$0.lowerBound] }
+        }),
             let encoding = declaration.firstRange(of: "encoding").map({ declaration[$0.upperBound...] })
         {
             let name = encoding.filter { !" \t\r\n=\"'".contains($0) }.lowercased()

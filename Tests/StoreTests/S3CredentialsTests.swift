@@ -41,7 +41,8 @@ struct S3CredentialsTests {
         return S3CredentialChain(
             environment: { variables[$0] }, files: { try AWSProfiles.read { variables[$0] } },
             requests: AWSCredentialRequests(
-                environment: { variables[$0] }, transport: metadata, nearby: metadata, region: "eu-central-1", now: { Self.time }, pacing: Self.pacing),
+                environment: { variables[$0] }, transport: metadata, nearby: metadata, region: "eu-central-1", now: { Self.time }, pacing: Self.pacing
+            ),
             profile: profile)
     }
 
@@ -60,9 +61,13 @@ struct S3CredentialsTests {
 
     @Test("of the environment come first, unless the URL names a profile")
     func environment() async throws {
-        _ = try write(".aws/credentials", "[default]\naws_access_key_id = ID-D\naws_secret_access_key=s3cr3t-D\n[other]\naws_access_key_id=ID-O\naws_secret_access_key=S=E\n")
+        _ = try write(
+            ".aws/credentials",
+            "[default]\naws_access_key_id = ID-D\naws_secret_access_key=s3cr3t-D\n[other]\naws_access_key_id=ID-O\naws_secret_access_key=S=E\n")
         let variables = ["AWS_ACCESS_KEY_ID": "ID-E", "AWS_SECRET_ACCESS_KEY": "s3cr3t-E", "AWS_SESSION_TOKEN": "t0k3n-E"]
-        #expect(try await chain(variables).find(at: Self.time) == S3Credentials(accessKeyID: "ID-E", secretAccessKey: "s3cr3t-E", sessionToken: "t0k3n-E"))
+        #expect(
+            try await chain(variables).find(at: Self.time) == S3Credentials(accessKeyID: "ID-E", secretAccessKey: "s3cr3t-E", sessionToken: "t0k3n-E")
+        )
         #expect(try await chain(variables, profile: "other").find(at: Self.time) == S3Credentials(accessKeyID: "ID-O", secretAccessKey: "S=E"))
         #expect(try await chain(["AWS_PROFILE": "other"]).find(at: Self.time).accessKeyID == "ID-O")
         #expect(try await chain([:]).find(at: Self.time).accessKeyID == "ID-D")
@@ -71,28 +76,44 @@ struct S3CredentialsTests {
     @Test("of both files are one profile; what is indented, commented or of elsewhere is passed over")
     func files() async throws {
         let credentials = try write("c", "# x\n[p]\naws_access_key_id = ID-C\n; y\n")
-        let config = try write("k", "[profile p]\nregion = eu-west-1\naws_access_key_id = ID-K\naws_secret_access_key = s3cr3t-K\ns3 =\n  aws_secret_access_key = no\n[p]\nregion = no\n[broken\nregion = no\n")
+        let config = try write(
+            "k",
+            "[profile p]\nregion = eu-west-1\naws_access_key_id = ID-K\naws_secret_access_key = s3cr3t-K\ns3 =\n  aws_secret_access_key = no\n[p]\nregion = no\n[broken\nregion = no\n"
+        )
         let found = try AWSProfiles.read { ["AWS_SHARED_CREDENTIALS_FILE": credentials, "AWS_CONFIG_FILE": config][$0] }
         #expect(found.profiles["p"] == ["aws_access_key_id": "ID-C", "aws_secret_access_key": "s3cr3t-K", "region": "eu-west-1"])
     }
 
     @Test("of a role by another profile, signed by that")
     func assumeRole() async throws {
-        _ = try write(".aws/config", "[profile r]\nrole_arn = arn:aws:iam::1:role/x\nsource_profile = b\nexternal_id = e/1\n[profile b]\naws_access_key_id=ID-B\naws_secret_access_key=s3cr3t-B\n")
+        _ = try write(
+            ".aws/config",
+            "[profile r]\nrole_arn = arn:aws:iam::1:role/x\nsource_profile = b\nexternal_id = e/1\n[profile b]\naws_access_key_id=ID-B\naws_secret_access_key=s3cr3t-B\n"
+        )
         let metadata = Metadata(answers: ["POST https://sts.eu-central-1.amazonaws.com/": sts("AssumeRole")])
         let found = try await chain([:], metadata, profile: "r").find(at: Self.time)
-        #expect(found == S3Credentials(accessKeyID: "ID-STS", secretAccessKey: "s3cr3t-STS", sessionToken: "t0k3n-STS", expires: Moment("2026-11-24T13:00:00Z")))
+        #expect(
+            found
+                == S3Credentials(
+                    accessKeyID: "ID-STS", secretAccessKey: "s3cr3t-STS", sessionToken: "t0k3n-STS", expires: Moment("2026-11-24T13:00:00Z")))
         let request = try #require(metadata.asked.all.first)
-        #expect(String(decoding: request.body, as: UTF8.self) == "Action=AssumeRole&RoleArn=arn%3Aaws%3Aiam%3A%3A1%3Arole%2Fx&RoleSessionName=tidemark&ExternalId=e%2F1&Version=2011-06-15")
+        #expect(
+            String(decoding: request.body, as: UTF8.self)
+                == "Action=AssumeRole&RoleArn=arn%3Aaws%3Aiam%3A%3A1%3Arole%2Fx&RoleSessionName=tidemark&ExternalId=e%2F1&Version=2011-06-15")
         #expect(request["authorization"]?.contains("ID-B/20261124/eu-central-1/sts/") == true)
-        let refused = Metadata(answers: ["POST https://sts.eu-central-1.amazonaws.com/": "403<ErrorResponse><Error><Code>AccessDenied</Code><Message>s3cr3t</Message></Error></ErrorResponse>"])
+        let refused = Metadata(answers: [
+            "POST https://sts.eu-central-1.amazonaws.com/":
+                "403<ErrorResponse><Error><Code>AccessDenied</Code><Message>s3cr3t</Message></Error></ErrorResponse>"
+        ])
         let error = await refusal { try await self.chain([:], refused, profile: "r").find(at: Self.time) }
         #expect(error.message.contains("AccessDenied") && error.message.contains("role/x"))
     }
 
-    @Test("profiles that lead nowhere are refused by name", arguments: [
-        ("c", "source_profile"), ("missing", "is not in"), ("lonely", "role_arn without"), ("mfa", "second factor"), ("base", "not there"),
-    ])
+    @Test(
+        "profiles that lead nowhere are refused by name",
+        arguments: [
+            ("c", "source_profile"), ("missing", "is not in"), ("lonely", "role_arn without"), ("mfa", "second factor"), ("base", "not there"),
+        ])
     func badProfiles(_ name: String, _ why: String) async throws {
         _ = try write(
             ".aws/config",
@@ -146,7 +167,9 @@ struct S3CredentialsTests {
     @Test("that are nowhere: the places that were looked at are listed")
     func nowhere() async throws {
         let error = await refusal { try await self.chain([:]).find(at: Self.time) }
-        for place in ["AWS_ACCESS_KEY_ID", "default", "AWS_WEB_IDENTITY_TOKEN_FILE", "container", "169.254.169.254 did not answer"] { #expect(error.message.contains(place)) }
+        for place in ["AWS_ACCESS_KEY_ID", "default", "AWS_WEB_IDENTITY_TOKEN_FILE", "container", "169.254.169.254 did not answer"] {
+            #expect(error.message.contains(place))
+        }
         let disabled = await refusal { try await self.chain(["AWS_EC2_METADATA_DISABLED": "true"]).find(at: Self.time) }
         #expect(disabled.message.contains("AWS_EC2_METADATA_DISABLED"))
     }
@@ -158,7 +181,9 @@ struct S3CredentialsTests {
         let cache = S3CredentialCache { now in
             if fails.withLock({ $0 }) { throw ArchiveError(.storeUnavailable, "no") }
             try await Task.sleep(for: .milliseconds(20))
-            return S3Credentials(accessKeyID: "\(found.withLock { $0 += 1; return $0 })", secretAccessKey: "s3cr3t", sessionToken: "t0k3n", expires: now.adding(seconds: 3600))
+            return S3Credentials(
+                accessKeyID: "\(found.withLock { $0 += 1; return $0 })", secretAccessKey: "s3cr3t", sessionToken: "t0k3n",
+                expires: now.adding(seconds: 3600))
         }
         await withTaskGroup(of: Void.self) { group in
             for _ in 0..<10 { group.addTask { #expect(await (try? cache.value(at: Self.time))?.accessKeyID == "1") } }
@@ -179,10 +204,16 @@ struct S3CredentialsTests {
         let answers = Mutex(0)
         let server = ScriptedS3 { request, _ in
             if request.host.hasPrefix("169.254.170.2") {
-                let number = answers.withLock { $0 += 1; return $0 }
-                return ScriptedS3.xml(200, #"{"AccessKeyId":"AKIDTEST\#(number)","SecretAccessKey":"s3cr3t","Token":"t0k3n\#(number)","Expiration":"2026-11-24T13:00:00Z"}"#)
+                let number = answers.withLock {
+                    $0 += 1; return $0
+                }
+                return ScriptedS3.xml(
+                    200,
+                    #"{"AccessKeyId":"AKIDTEST\#(number)","SecretAccessKey":"s3cr3t","Token":"t0k3n\#(number)","Expiration":"2026-11-24T13:00:00Z"}"#)
             }
-            if request["x-amz-security-token"] == "t0k3n1" { return request.method == .head ? HTTPResponse(status: 400) : ScriptedS3.error(400, "ExpiredToken") }
+            if request["x-amz-security-token"] == "t0k3n1" {
+                return request.method == .head ? HTTPResponse(status: 400) : ScriptedS3.error(400, "ExpiredToken")
+            }
             return nil
         }
         let environment = ["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "/x", "HOME": directory.path]
@@ -191,7 +222,8 @@ struct S3CredentialsTests {
         #expect(answers.withLock { $0 } == 2)
         let never = ScriptedS3 { request, _ in
             if request.host.hasPrefix("169.254.170.2") {
-                return ScriptedS3.xml(200, #"{"AccessKeyId":"AKIDTEST","SecretAccessKey":"s3cr3t","Token":"t0k3n","Expiration":"2026-11-24T13:00:00Z"}"#)
+                return ScriptedS3.xml(
+                    200, #"{"AccessKeyId":"AKIDTEST","SecretAccessKey":"s3cr3t","Token":"t0k3n","Expiration":"2026-11-24T13:00:00Z"}"#)
             }
             return ScriptedS3.error(400, "ExpiredToken")
         }

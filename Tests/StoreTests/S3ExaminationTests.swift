@@ -6,7 +6,9 @@ import Testing
 
 @Suite("The examination of a bucket")
 struct S3ExaminationTests {
-    private func levels(_ findings: [StoreFinding], _ word: String) -> [StoreFinding.Level] { findings.filter { $0.message.contains(word) }.map(\.level) }
+    private func levels(_ findings: [StoreFinding], _ word: String) -> [StoreFinding.Level] {
+        findings.filter { $0.message.contains(word) }.map(\.level)
+    }
 
     @Test("of a good bucket finds nothing wrong, and leaves nothing but its probes")
     func good() async throws {
@@ -47,14 +49,20 @@ struct S3ExaminationTests {
         #expect(levels(plain, "keeps no versions") == [.failure])
         #expect(levels(plain, "no object lock") == [.failure])
 
-        let rules = "<LifecycleConfiguration><Rule><ID>eat</ID><Status>Enabled</Status><Filter><Prefix></Prefix></Filter><Expiration><Days>30</Days></Expiration></Rule></LifecycleConfiguration>"
-        #expect(try await server.ask(.put, "/\(name)", query: [("lifecycle", nil)], headers: [("Content-MD5", base64(MD5.of(Array(rules.utf8))))], body: rules).status == 200)
+        let rules =
+            "<LifecycleConfiguration><Rule><ID>eat</ID><Status>Enabled</Status><Filter><Prefix></Prefix></Filter><Expiration><Days>30</Days></Expiration></Rule></LifecycleConfiguration>"
+        #expect(
+            try await server.ask(
+                .put, "/\(name)", query: [("lifecycle", nil)], headers: [("Content-MD5", base64(MD5.of(Array(rules.utf8))))], body: rules
+            ).status == 200)
         #expect(levels(try await server.store(bucket: name).examine(), "'eat'") == [.failure])
     }
 
-    @Test("names each missing permission", arguments: [
-        ("PUT", "s3:PutObject"), ("GET", "s3:GetObject"), ("LIST", "s3:ListBucket"), ("DELETE", "s3:DeleteObject"),
-    ])
+    @Test(
+        "names each missing permission",
+        arguments: [
+            ("PUT", "s3:PutObject"), ("GET", "s3:GetObject"), ("LIST", "s3:ListBucket"), ("DELETE", "s3:DeleteObject"),
+        ])
     func permissions(_ what: String, _ permission: String) async throws {
         let server = ScriptedS3 { request, _ in
             let isList = request.query.contains { $0.name == "list-type" }
@@ -99,7 +107,10 @@ struct S3ExaminationTests {
             return S3LifecycleRule.dangers(in: try XMLElement.parse(Array(text.utf8)), prefix: "folder/")
         }
         let expire = "<Expiration><Days>30</Days></Expiration>"
-        for filter in ["", "<Prefix/>", "<Filter><Prefix>fold</Prefix></Filter>", "<Filter><Prefix>folder/base/</Prefix></Filter>", "<Filter><And><Prefix/></And></Filter>"] {
+        for filter in [
+            "", "<Prefix/>", "<Filter><Prefix>fold</Prefix></Filter>", "<Filter><Prefix>folder/base/</Prefix></Filter>",
+            "<Filter><And><Prefix/></And></Filter>",
+        ] {
             let found = try dangers(filter + expire)
             #expect(found.map(\.level) == [.failure])
             #expect(found.first?.message.contains("'r1'") == true)

@@ -23,13 +23,18 @@ struct S3LocationTests {
         #expect("\(try StoreLocation("s3://bucket"))" == "s3://bucket")
     }
 
-    @Test("that cannot be meant are refused with what would be right", arguments: [
-        "s3://", "s3:///folder", "s3://ab/x", "s3://a..b/x", "s3://bucket/a b", "s3://user@bucket/x", "s3://bucket/x?retain=30d", "s3://bucket/x?lock=governance",
-        "s3://bucket/x?lock=never&retain=1d", "s3://bucket/x?lock=governance&retain=0d", "s3://bucket/x?lock=governance&retain=30", "s3://bucket/x?region=a.b",
-        "s3://bucket/x?endpoint=h:9000", "s3://bucket/x?endpoint=https://u@h", "s3://bucket/x?addressing=dns", "s3://bucket/x?sse=none", "s3://bucket/x?sse-kms-key=k",
-        "s3://bucket/x?checksum=sha1", "s3://bucket/x?versioning=yes", "s3://bucket/x?storage-class=GLACIER", "s3://bucket/x?unknown=1",
-        "s3://BIG_bucket/x?addressing=virtual", "s3://bucket/x?lock=governance&retain=1d&checksum=none", "s3://bucket/x?region=a&region=b",
-    ])
+    @Test(
+        "that cannot be meant are refused with what would be right",
+        arguments: [
+            "s3://", "s3:///folder", "s3://ab/x", "s3://a..b/x", "s3://bucket/a b", "s3://user@bucket/x", "s3://bucket/x?retain=30d",
+            "s3://bucket/x?lock=governance",
+            "s3://bucket/x?lock=never&retain=1d", "s3://bucket/x?lock=governance&retain=0d", "s3://bucket/x?lock=governance&retain=30",
+            "s3://bucket/x?region=a.b",
+            "s3://bucket/x?endpoint=h:9000", "s3://bucket/x?endpoint=https://u@h", "s3://bucket/x?addressing=dns", "s3://bucket/x?sse=none",
+            "s3://bucket/x?sse-kms-key=k",
+            "s3://bucket/x?checksum=sha1", "s3://bucket/x?versioning=yes", "s3://bucket/x?storage-class=GLACIER", "s3://bucket/x?unknown=1",
+            "s3://BIG_bucket/x?addressing=virtual", "s3://bucket/x?lock=governance&retain=1d&checksum=none", "s3://bucket/x?region=a&region=b",
+        ])
     func refused(_ text: String) {
         let error = #expect(throws: ArchiveError.self) { try StoreLocation(text) }
         #expect(error?.code == .usage && error?.remedy != nil)
@@ -59,11 +64,13 @@ struct S3LocationTests {
     @Test("make the address of every request")
     func requests() async throws {
         for (url, host, path, root) in [
-            ("s3://bucket/f?region=eu-west-1", "bucket.s3.eu-west-1.amazonaws.com", "/f/a%2Bb%3D", "/"), ("s3://my.bucket/f", "s3.us-east-1.amazonaws.com", "/my.bucket/f/a%2Bb%3D", "/my.bucket"),
+            ("s3://bucket/f?region=eu-west-1", "bucket.s3.eu-west-1.amazonaws.com", "/f/a%2Bb%3D", "/"),
+            ("s3://my.bucket/f", "s3.us-east-1.amazonaws.com", "/my.bucket/f/a%2Bb%3D", "/my.bucket"),
             ("s3://bucket/f?endpoint=https://h:1/base", "h:1", "/base/bucket/f/a%2Bb%3D", "/base/bucket"),
             ("s3://bucket/f?endpoint=https://h:1/base&addressing=virtual", "bucket.h:1", "/base/f/a%2Bb%3D", "/base/"),
         ] {
-            let server = ScriptedS3 { request, _ in request.query.isEmpty ? ScriptedS3.error(404, "NoSuchKey") : ScriptedS3.error(404, "NoSuchBucket") }
+            let server = ScriptedS3 { request, _ in request.query.isEmpty ? ScriptedS3.error(404, "NoSuchKey") : ScriptedS3.error(404, "NoSuchBucket")
+            }
             let store = try server.store(url)
             _ = await refusal { try await store.get(ObjectKey(known: "a+b=")) }
             _ = await refusal { try await store.listAll(prefix: "") }

@@ -48,7 +48,8 @@ struct S3Server: Sendable {
         let tools = getenv("TIDEMARK_TEST_TOOLS").map { String(cString: $0) } ?? "/var/cache/tidemark-test/tools/bin"
         guard access(tools + "/moto_server", X_OK) == 0 else {
             throw ArchiveError(
-                .configuration, "There is no moto_server in \(tools).", remedy: "Run integration/test, which installs it, or set TIDEMARK_TEST_TOOLS to where it is.")
+                .configuration, "There is no moto_server in \(tools).",
+                remedy: "Run integration/test, which installs it, or set TIDEMARK_TEST_TOOLS to where it is.")
         }
         let port = try freePort()
         let life = Pipe()
@@ -82,11 +83,14 @@ struct S3Server: Sendable {
 
     /// Sends a signed request past the store, as an administrator would.
     func ask(
-        _ method: HTTPRequest.Method, _ path: String, query: [(name: String, value: String?)] = [], headers: [(name: String, value: String)] = [], body: String = ""
+        _ method: HTTPRequest.Method, _ path: String, query: [(name: String, value: String?)] = [], headers: [(name: String, value: String)] = [],
+        body: String = ""
     ) async throws -> HTTPResponse {
         guard let address = ServiceEndpoint(endpoint) else { throw ArchiveError(.configuration, "'\(endpoint)' is no address.") }
-        let request = HTTPRequest(method, scheme: address.scheme, host: address.host, path: path, query: query, headers: headers, body: Array(body.utf8))
-        return try await CurlTransport().send(S3Signer(credentials: S3Credentials(accessKeyID: key, secretAccessKey: secret), region: "us-east-1").sign(request, at: now()))
+        let request = HTTPRequest(
+            method, scheme: address.scheme, host: address.host, path: path, query: query, headers: headers, body: Array(body.utf8))
+        return try await CurlTransport().send(
+            S3Signer(credentials: S3Credentials(accessKeyID: key, secretAccessKey: secret), region: "us-east-1").sign(request, at: now()))
     }
 
     var environment: [String: String] { ["AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret, "HOME": "/nonexistent"] }

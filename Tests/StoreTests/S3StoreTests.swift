@@ -15,7 +15,8 @@ struct S3StoreTests {
     @Test("puts once with condition, checksum and options, and looks whether it is there")
     func headers() async throws {
         let server = ScriptedS3()
-        let store = try server.store("s3://bucket/folder?endpoint=http://s3.test&storage-class=STANDARD_IA&sse=aws:kms&sse-kms-key=k1&lock=governance&retain=30d")
+        let store = try server.store(
+            "s3://bucket/folder?endpoint=http://s3.test&storage-class=STANDARD_IA&sse=aws:kms&sse-kms-key=k1&lock=governance&retain=30d")
         try await store.put([1, 2, 3], at: key)
         let put = try #require(server.asked.first { $0.method == .put && $0.path == path })
         #expect(put["if-none-match"] == "*")
@@ -39,7 +40,11 @@ struct S3StoreTests {
         for times in [1, 3, 100] {
             let lies = Mutex(0)
             let server = ScriptedS3 { request, _ in
-                guard request.method == .put, request.path.hasSuffix("/a/b"), lies.withLock({ $0 += 1; return $0 <= times }) else { return nil }
+                guard request.method == .put, request.path.hasSuffix("/a/b"),
+                    lies.withLock({
+                        $0 += 1; return $0 <= times
+                    })
+                else { return nil }
                 return HTTPResponse(status: 200, headers: [("ETag", ScriptedS3.tag(request.body))])
             }
             let store = try server.store()
@@ -61,7 +66,11 @@ struct S3StoreTests {
         let inner = ScriptedS3()
         let server = ScriptedS3 { request, _ in
             var request = request
-            if request.method == .put, request.path.hasSuffix("/a/b"), count.withLock({ $0 += 1; return $0 == 1 }) {
+            if request.method == .put, request.path.hasSuffix("/a/b"),
+                count.withLock({
+                    $0 += 1; return $0 == 1
+                })
+            {
                 request.body = [9, 9, 9]
             }
             // A server that repeats checksums and does not compare them.
@@ -77,7 +86,8 @@ struct S3StoreTests {
 
         // The put is said to have succeeded, and somebody else's object is there.
         let other = ScriptedS3 { request, _ in
-            request.method == .put && request.path.hasSuffix("/a/b") ? HTTPResponse(status: 200, headers: [("ETag", ScriptedS3.tag(request.body))]) : nil
+            request.method == .put && request.path.hasSuffix("/a/b")
+                ? HTTPResponse(status: 200, headers: [("ETag", ScriptedS3.tag(request.body))]) : nil
         }
         other.set("folder/a/b", [7, 7, 7])
         let error = await refusal { try await other.store().put([1, 2, 3], at: self.key) }
@@ -140,7 +150,8 @@ struct S3StoreTests {
     @Test("conflicts, damage on the way and overload are tried again")
     func again() async throws {
         let faults = Mutex([
-            ScriptedS3.error(409, "ConditionalRequestConflict"), ScriptedS3.error(400, "BadDigest"), ScriptedS3.error(400, "XAmzContentSHA256Mismatch"),
+            ScriptedS3.error(409, "ConditionalRequestConflict"), ScriptedS3.error(400, "BadDigest"),
+            ScriptedS3.error(400, "XAmzContentSHA256Mismatch"),
             ScriptedS3.error(503, "SlowDown"), HTTPResponse(status: 429), HTTPResponse(status: 500), ScriptedS3.error(400, "RequestTimeout"),
         ])
         let server = ScriptedS3 { request, _ in request.method == .put && request.path.hasSuffix("/a/b") ? faults.withLock { $0.popLast() } : nil }
@@ -151,9 +162,11 @@ struct S3StoreTests {
 
     // MARK: Getting
 
-    @Test("an odd answer to a range is asked for again or refused, never taken", arguments: [
-        "short", "no range", "other range", "longer than the range", "changed",
-    ])
+    @Test(
+        "an odd answer to a range is asked for again or refused, never taken",
+        arguments: [
+            "short", "no range", "other range", "longer than the range", "changed",
+        ])
     func ranges(_ fault: String) async throws {
         let bytes = (0..<100).map { UInt8($0) }
         let server = ScriptedS3 { request, _ in
@@ -162,7 +175,8 @@ struct S3StoreTests {
             case "short": return HTTPResponse(status: 206, headers: [("Content-Range", "bytes 10-19/100")], body: Array(bytes[10..<15]))
             case "no range": return HTTPResponse(status: 206, body: Array(bytes[10..<20]))
             case "other range": return HTTPResponse(status: 206, headers: [("Content-Range", "bytes 0-9/100")], body: Array(bytes[0..<10]))
-            case "longer than the range": return HTTPResponse(status: 206, headers: [("Content-Range", "bytes 10-29/100")], body: Array(bytes[10..<30]))
+            case "longer than the range":
+                return HTTPResponse(status: 206, headers: [("Content-Range", "bytes 10-29/100")], body: Array(bytes[10..<30]))
             default: return ScriptedS3.error(412, "PreconditionFailed")
             }
         }
@@ -175,7 +189,9 @@ struct S3StoreTests {
     @Test("the whole object as the answer to a range is cut to it; one that ends before the range is damaged")
     func wholeForRange() async throws {
         let bytes = (0..<100).map { UInt8($0) }
-        let server = ScriptedS3 { request, _ in request.method == .get ? HTTPResponse(status: 200, headers: [("Content-Length", "100")], body: bytes) : nil }
+        let server = ScriptedS3 { request, _ in
+            request.method == .get ? HTTPResponse(status: 200, headers: [("Content-Length", "100")], body: bytes) : nil
+        }
         server.set("folder/a/b", bytes)
         let store = try server.store()
         #expect(try await store.get(key, range: 10..<20) == Array(bytes[10..<20]))
@@ -188,7 +204,9 @@ struct S3StoreTests {
     func shortBody(_ status: Int) async throws {
         let server = ScriptedS3 { request, _ in
             guard request.method == .get else { return nil }
-            return HTTPResponse(status: status, headers: [(status == 200 ? "Content-Length" : "Content-Range", status == 200 ? "10" : "bytes 0-9/10")], body: [1, 2, 3])
+            return HTTPResponse(
+                status: status, headers: [(status == 200 ? "Content-Length" : "Content-Range", status == 200 ? "10" : "bytes 0-9/10")],
+                body: [1, 2, 3])
         }
         let error = await refusal { try await server.store().get(self.key) }
         #expect(error.code == .storeUnavailable)
@@ -220,14 +238,17 @@ struct S3StoreTests {
     }
     private func item(_ name: String, _ size: String = "<Size>1</Size>") -> String { "<Contents><Key>\(name)</Key>\(size)</Contents>" }
 
-    @Test("lists that cannot be are refused", arguments: [
-        ("out of order", "<IsTruncated>false</IsTruncated>", ["folder/b", "folder/a"]), ("twice", "<IsTruncated>false</IsTruncated>", ["folder/a", "folder/a"]),
-        ("of elsewhere", "<IsTruncated>false</IsTruncated>", ["other/a"]), ("no end", "", ["folder/a"]),
-        ("goes on nowhere", "<IsTruncated>true</IsTruncated>", ["folder/a"]),
-        ("for ever", "<IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>", []),
-        ("unreadable", "<IsTruncated>false</IsTruncated>", ["folder/%"]),
-        ("before the start", "<IsTruncated>false</IsTruncated>", ["folder/0"]),
-    ])
+    @Test(
+        "lists that cannot be are refused",
+        arguments: [
+            ("out of order", "<IsTruncated>false</IsTruncated>", ["folder/b", "folder/a"]),
+            ("twice", "<IsTruncated>false</IsTruncated>", ["folder/a", "folder/a"]),
+            ("of elsewhere", "<IsTruncated>false</IsTruncated>", ["other/a"]), ("no end", "", ["folder/a"]),
+            ("goes on nowhere", "<IsTruncated>true</IsTruncated>", ["folder/a"]),
+            ("for ever", "<IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>", []),
+            ("unreadable", "<IsTruncated>false</IsTruncated>", ["folder/%"]),
+            ("before the start", "<IsTruncated>false</IsTruncated>", ["folder/0"]),
+        ])
     func lists(_ what: String, _ truncated: String, _ names: [String]) async throws {
         let text = page(names.map { item($0) }.joined(), truncated: truncated)
         let server = ScriptedS3 { _, _ in ScriptedS3.xml(200, text) }
@@ -236,13 +257,15 @@ struct S3StoreTests {
         #expect(error.message.contains("ListObjectsV2"))
     }
 
-    @Test("lists in garbage, cut off, hostile, without sizes or in an unknown encoding are refused", arguments: [
-        "garbage", "<html><body>sign in</body></html>", "<ListBucketResult><IsTruncated>fal",
-        "<!DOCTYPE l [<!ENTITY a \"ha\"><!ENTITY b \"&a;&a;&a;\">]><ListBucketResult>&b;</ListBucketResult>",
-        "<ListBucketResult><EncodingType>base64</EncodingType><IsTruncated>false</IsTruncated></ListBucketResult>",
-        "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>folder/a</Key></Contents></ListBucketResult>",
-        "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>folder/a</Key><Size>-1</Size></Contents></ListBucketResult>",
-    ])
+    @Test(
+        "lists in garbage, cut off, hostile, without sizes or in an unknown encoding are refused",
+        arguments: [
+            "garbage", "<html><body>sign in</body></html>", "<ListBucketResult><IsTruncated>fal",
+            "<!DOCTYPE l [<!ENTITY a \"ha\"><!ENTITY b \"&a;&a;&a;\">]><ListBucketResult>&b;</ListBucketResult>",
+            "<ListBucketResult><EncodingType>base64</EncodingType><IsTruncated>false</IsTruncated></ListBucketResult>",
+            "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>folder/a</Key></Contents></ListBucketResult>",
+            "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>folder/a</Key><Size>-1</Size></Contents></ListBucketResult>",
+        ])
     func garbage(_ text: String) async throws {
         let server = ScriptedS3 { _, _ in ScriptedS3.xml(200, text) }
         #expect(await refusal { try await server.store().list(prefix: "", after: nil, limit: 10) }.code == .storeUnavailable)
@@ -251,8 +274,12 @@ struct S3StoreTests {
     @Test("foreign names are passed over without ending a page early; more than was asked for is cut")
     func foreign() async throws {
         let pages = [
-            page(item("folder/a+b") + item("folder/a%2Bb"), truncated: "<IsTruncated>true</IsTruncated><NextContinuationToken>1</NextContinuationToken>"),
-            page(item("folder/c%20d") + item("folder/d/"), truncated: "<IsTruncated>true</IsTruncated><NextContinuationToken>2</NextContinuationToken>"),
+            page(
+                item("folder/a+b") + item("folder/a%2Bb"),
+                truncated: "<IsTruncated>true</IsTruncated><NextContinuationToken>1</NextContinuationToken>"),
+            page(
+                item("folder/c%20d") + item("folder/d/"), truncated: "<IsTruncated>true</IsTruncated><NextContinuationToken>2</NextContinuationToken>"
+            ),
             page("", truncated: "<IsTruncated>true</IsTruncated><NextContinuationToken>3</NextContinuationToken>"),
             page(item("folder/e") + item("folder/f") + item("folder/g")),
         ]
@@ -276,7 +303,10 @@ struct S3StoreTests {
         #expect(String(decoding: server.asked[1].body, as: UTF8.self).split(separator: "<Object>").count == 501)
 
         let denied = ScriptedS3 { _, _ in
-            ScriptedS3.xml(200, "<DeleteResult><Error><Key>folder/k/7</Key><Code>AccessDenied</Code></Error><Error><Key>folder/k/8</Key><Code>NoSuchKey</Code></Error></DeleteResult>")
+            ScriptedS3.xml(
+                200,
+                "<DeleteResult><Error><Key>folder/k/7</Key><Code>AccessDenied</Code></Error><Error><Key>folder/k/8</Key><Code>NoSuchKey</Code></Error></DeleteResult>"
+            )
         }
         let error = await refusal { try await denied.store().remove(keys) }
         #expect(error.message.contains("'k/7': AccessDenied") && error.message.contains("1 of 1000"))
@@ -288,18 +318,24 @@ struct S3StoreTests {
         try await store.remove(Array(keys.prefix(3)))
         #expect(old.asked.count { $0.method == .post } == 1)
         #expect(old.asked.count { $0.method == .delete } == 6)
-        #expect(await refusal { try await ScriptedS3 { _, _ in ScriptedS3.error(404, "NoSuchBucket") }.store().remove(self.key) }.message.contains("no bucket"))
+        #expect(
+            await refusal { try await ScriptedS3 { _, _ in ScriptedS3.error(404, "NoSuchBucket") }.store().remove(self.key) }.message.contains(
+                "no bucket"))
     }
 
     // MARK: Errors
 
-    @Test("every refusal says what to do", arguments: [
-        (403, "AccessDenied", "", "s3:GetObject"), (403, "SignatureDoesNotMatch", "", "secret access key"), (403, "InvalidAccessKeyId", "", "access key"),
-        (400, "ExpiredToken", "", "temporary credentials"), (403, "RequestTimeTooSkewed", "", "NTP"), (404, "NoSuchBucket", "", "Create it"),
-        (301, "PermanentRedirect", "<Endpoint>bucket.s3-eu-west-3.amazonaws.com</Endpoint>", "endpoint"),
-        (400, "AuthorizationHeaderMalformed", "<Region>eu-north-1</Region>", "region=eu-north-1"), (403, "InvalidObjectState", "", "restore-object"),
-        (501, "NotImplemented", "<Header>x-amz-y</Header>", "option"), (405, "MethodNotAllowed", "", "speaks S3"), (418, "Teapot", "", "log"),
-    ])
+    @Test(
+        "every refusal says what to do",
+        arguments: [
+            (403, "AccessDenied", "", "s3:GetObject"), (403, "SignatureDoesNotMatch", "", "secret access key"),
+            (403, "InvalidAccessKeyId", "", "access key"),
+            (400, "ExpiredToken", "", "temporary credentials"), (403, "RequestTimeTooSkewed", "", "NTP"), (404, "NoSuchBucket", "", "Create it"),
+            (301, "PermanentRedirect", "<Endpoint>bucket.s3-eu-west-3.amazonaws.com</Endpoint>", "endpoint"),
+            (400, "AuthorizationHeaderMalformed", "<Region>eu-north-1</Region>", "region=eu-north-1"),
+            (403, "InvalidObjectState", "", "restore-object"),
+            (501, "NotImplemented", "<Header>x-amz-y</Header>", "option"), (405, "MethodNotAllowed", "", "speaks S3"), (418, "Teapot", "", "log"),
+        ])
     func errors(_ status: Int, _ code: String, _ more: String, _ remedy: String) async throws {
         let server = ScriptedS3 { _, _ in
             var answer = ScriptedS3.error(status, code, more)

@@ -85,7 +85,8 @@ final class ScriptedS3: HTTPTransport {
 
     /// A store that asks this server, and does not wait between attempts.
     func store(
-        _ url: String = "s3://bucket/folder?endpoint=http://s3.test", environment: [String: String] = ["AWS_ACCESS_KEY_ID": "AKIDTEST", "AWS_SECRET_ACCESS_KEY": "s3cr3t"],
+        _ url: String = "s3://bucket/folder?endpoint=http://s3.test",
+        environment: [String: String] = ["AWS_ACCESS_KEY_ID": "AKIDTEST", "AWS_SECRET_ACCESS_KEY": "s3cr3t"],
         warn: @escaping @Sendable (String) -> Void = { _ in }
     ) throws -> S3Store {
         S3Store(

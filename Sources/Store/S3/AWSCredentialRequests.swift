@@ -30,7 +30,9 @@ struct AWSCredentialRequests: Sendable {
     func assume(role: String, session: String?, webIdentityFile path: String, at now: Moment) async throws -> S3Credentials {
         let bytes = try await blocking { try Files.read(path, limit: 1 << 16) }
         let token = String(decoding: bytes, as: UTF8.self).trimmingCharacters(in: .whitespacesAndNewlines)
-        let form = [("Action", "AssumeRoleWithWebIdentity"), ("RoleArn", role), ("RoleSessionName", session ?? "tidemark"), ("WebIdentityToken", token)]
+        let form = [
+            ("Action", "AssumeRoleWithWebIdentity"), ("RoleArn", role), ("RoleSessionName", session ?? "tidemark"), ("WebIdentityToken", token),
+        ]
         return try await askSTS(form, role) { request, _ in request }
     }
 
@@ -39,13 +41,16 @@ struct AWSCredentialRequests: Sendable {
     ) async throws -> S3Credentials {
         let text = set("AWS_ENDPOINT_URL_STS") ?? "https://sts.\(region).\(S3Place.domain(region))"
         guard let endpoint = ServiceEndpoint(text) else {
-            throw ArchiveError(.usage, "The endpoint for STS in the environment is no address.", remedy: "Write AWS_ENDPOINT_URL_STS as https://host:port.")
+            throw ArchiveError(
+                .usage, "The endpoint for STS in the environment is no address.", remedy: "Write AWS_ENDPOINT_URL_STS as https://host:port.")
         }
         let body = (form + [("Version", "2011-06-15")]).map { "\($0.0)=\(percentEncoded($0.1))" }.joined(separator: "&")
         let request = HTTPRequest(
             .post, scheme: endpoint.scheme, host: endpoint.host, path: endpoint.path + "/",
             headers: [("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")], body: Array(body.utf8), responseLimit: 1 << 20)
-        let response = try await HTTPClient(transport, service: "AWS STS", now: now, pacing: pacing).send(request, preparing: { request, time in prepare(request, time) }) { response in
+        let response = try await HTTPClient(transport, service: "AWS STS", now: now, pacing: pacing).send(
+            request, preparing: { request, time in prepare(request, time) }
+        ) { response in
             response.status >= 500 ? .again("HTTP \(response.status)") : response.status == 429 ? .slower("HTTP 429") : .done
         }
         let root = try? XMLElement.parse(response.body)
@@ -77,7 +82,9 @@ struct AWSCredentialRequests: Sendable {
     }
 
     private func read(_ response: HTTPResponse, from who: String) throws -> S3Credentials {
-        guard let answer = try? JSONDecoder().decode(Answer.self, from: Data(response.body)), answer.Code ?? "Success" == "Success" else { throw malformed(who) }
+        guard let answer = try? JSONDecoder().decode(Answer.self, from: Data(response.body)), answer.Code ?? "Success" == "Success" else {
+            throw malformed(who)
+        }
         let expires = answer.Expiration.flatMap(Moment.init)
         guard (answer.Expiration == nil) == (expires == nil) else { throw malformed(who) }
         return S3Credentials(accessKeyID: answer.AccessKeyId, secretAccessKey: answer.SecretAccessKey, sessionToken: answer.Token, expires: expires)
@@ -99,7 +106,8 @@ struct AWSCredentialRequests: Sendable {
         }
         let mark = address.firstIndex(of: "?") ?? address.endIndex
         guard let endpoint = ServiceEndpoint(String(address[..<mark])) else {
-            throw ArchiveError(.storeRefused, "The address of the container's credentials is none.", remedy: "Correct AWS_CONTAINER_CREDENTIALS_FULL_URI.")
+            throw ArchiveError(
+                .storeRefused, "The address of the container's credentials is none.", remedy: "Correct AWS_CONTAINER_CREDENTIALS_FULL_URI.")
         }
         guard endpoint.scheme == "https" || Self.isNear(endpoint.host) else {
             throw ArchiveError(
@@ -123,7 +131,9 @@ struct AWSCredentialRequests: Sendable {
         let request = HTTPRequest(
             .get, scheme: endpoint.scheme, host: endpoint.host, path: endpoint.path.isEmpty ? "/" : endpoint.path, query: query, headers: headers,
             responseLimit: 1 << 16)
-        let response = try await HTTPClient(nearby, service: "The container's agent", now: self.now, pacing: pacing).send(request, preparing: { request, _ in request }) {
+        let response = try await HTTPClient(nearby, service: "The container's agent", now: self.now, pacing: pacing).send(
+            request, preparing: { request, _ in request }
+        ) {
             $0.status >= 500 ? .again("HTTP \($0.status)") : .done
         }
         guard response.status == 200 else { throw refused("The container's agent", response.status) }
@@ -157,7 +167,9 @@ struct AWSCredentialRequests: Sendable {
         do {
             let session = try await ask(.put, "/latest/api/token", ("X-aws-ec2-metadata-token-ttl-seconds", "21600"))
             guard session.status == 200 else { return .nothing("\(endpoint.host) gave no token: HTTP \(session.status)") }
-            let token = (name: "X-aws-ec2-metadata-token", value: String(decoding: session.body, as: UTF8.self).filter { $0.isASCII && !$0.isNewline })
+            let token = (
+                name: "X-aws-ec2-metadata-token", value: String(decoding: session.body, as: UTF8.self).filter { $0.isASCII && !$0.isNewline }
+            )
             let folder = "/latest/meta-data/iam/security-credentials/"
             let roles = try await ask(.get, folder, token)
             let role = String(decoding: roles.body, as: UTF8.self).split(whereSeparator: \.isNewline).first.map(String.init) ?? ""

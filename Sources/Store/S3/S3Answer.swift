@@ -16,14 +16,18 @@ struct S3Answer: Sendable {
     init(_ response: HTTPResponse) {
         status = response.status
         region = shownCode(response["x-amz-bucket-region"])
-        guard status >= 300, !response.body.isEmpty, response.body.count <= 1 << 16, let root = try? XMLElement.parse(response.body), root.name == "Error" else { return }
+        guard status >= 300, !response.body.isEmpty, response.body.count <= 1 << 16, let root = try? XMLElement.parse(response.body),
+            root.name == "Error"
+        else { return }
         code = shownCode(root["Code"])
         header = shownCode(root["Header"])
         region = region ?? shownCode(root["Region"])
         endpoint = shownCode(root["Endpoint"])
     }
 
-    private static let throttled: Set<String> = ["SlowDown", "TooManyRequests", "RequestLimitExceeded", "Throttling", "ThrottlingException", "BandwidthLimitExceeded"]
+    private static let throttled: Set<String> = [
+        "SlowDown", "TooManyRequests", "RequestLimitExceeded", "Throttling", "ThrottlingException", "BandwidthLimitExceeded",
+    ]
     /// Faults of the way or of the moment.
     private static let passing: Set<String> = [
         "InternalError", "ServiceUnavailable", "RequestTimeout", "IncompleteBody", "OperationAborted", "ConditionalRequestConflict", "BadDigest",
@@ -53,22 +57,30 @@ struct S3Answer: Sendable {
         }
         switch code {
         case "SignatureDoesNotMatch":
-            return refuse("the signature is not what the server computed", "Check the secret access key, the region, and that no proxy changes requests.")
-        case "InvalidAccessKeyId": return refuse("it does not know the access key", "Check the access key, and that the endpoint is the one that it belongs to.")
+            return refuse(
+                "the signature is not what the server computed", "Check the secret access key, the region, and that no proxy changes requests.")
+        case "InvalidAccessKeyId":
+            return refuse("it does not know the access key", "Check the access key, and that the endpoint is the one that it belongs to.")
         case "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken":
-            return refuse("the session token is expired or wrong", "Get new temporary credentials, or let them come from a role, which renews them by itself.")
+            return refuse(
+                "the session token is expired or wrong", "Get new temporary credentials, or let them come from a role, which renews them by itself.")
         case "RequestTimeTooSkewed":
             let measured = skew.map { seconds in "our clock is \(Int(abs(seconds).rounded())) s \(seconds > 0 ? "behind" : "ahead of") the server's" }
             return refuse(measured ?? "our clock is too far from the server's", "Set this machine's clock, and keep it set with NTP.")
         case "NoSuchBucket": return refuse("there is no bucket '\(location.bucket)'", "Create it, or correct the archive's URL.")
         case "InvalidObjectState":
-            return refuse("the object was moved to a storage class that cannot be read at once", "Restore it with `aws s3api restore-object`, and end the rule that moved it.")
+            return refuse(
+                "the object was moved to a storage class that cannot be read at once",
+                "Restore it with `aws s3api restore-object`, and end the rule that moved it.")
         case "NotImplemented":
-            return refuse("it does not support the header '\(header ?? "that was sent")'", "Leave the option that asks for it out of the archive's URL.")
+            return refuse(
+                "it does not support the header '\(header ?? "that was sent")'", "Leave the option that asks for it out of the archive's URL.")
         case "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "TemporaryRedirect": return wrongPlace(refuse)
         case "AccessDenied", "AllAccessDisabled", "AccessForbidden", "UnauthorizedAccess", "AccountProblem": return denied(action, location, refuse)
         case "InvalidRequest", "InvalidArgument", "InvalidStorageClass", "KMS.NotFoundException", "InvalidEncryptionAlgorithmError":
-            return refuse("an option of the archive's URL does not suit the bucket", "See that storage-class, sse, lock and checksum are what this service supports.")
+            return refuse(
+                "an option of the archive's URL does not suit the bucket",
+                "See that storage-class, sse, lock and checksum are what this service supports.")
         default: break
         }
         switch status {
@@ -78,7 +90,8 @@ struct S3Answer: Sendable {
         case 404: return refuse("it is not there", "See that the bucket exists, and that the endpoint speaks S3.")
         case 405, 501: return refuse("it does not know this request", "Check that the endpoint speaks S3.")
         default:
-            return ArchiveError(.storeUnavailable, "\(location) did not do \(what): \(words).", remedy: "See what the service's log says; it is tried again.")
+            return ArchiveError(
+                .storeUnavailable, "\(location) did not do \(what): \(words).", remedy: "See what the service's log says; it is tried again.")
         }
     }
 
@@ -90,7 +103,8 @@ struct S3Answer: Sendable {
 
     private func denied(_ action: S3Request.Action, _ location: S3Location, _ refuse: (String, String) -> ArchiveError) -> ArchiveError {
         var permissions = action.permission
-        let resource = action == .list || action == .versioning || action == .objectLock || action == .lifecycle
+        let resource =
+            action == .list || action == .versioning || action == .objectLock || action == .lifecycle
             ? "arn:aws:s3:::\(location.bucket)" : "arn:aws:s3:::\(location.bucket)/\(location.prefix)*"
         if action == .put, location.lock != nil { permissions += " and s3:PutObjectRetention" }
         if action == .put, location.encryption?.hasPrefix("aws:kms") == true { permissions += ", and kms:GenerateDataKey on the key," }

@@ -113,7 +113,9 @@ struct S3CredentialChain: Sendable {
     /// - Parameter behind: the profiles that led to this one, so that a circle ends.
     private func fromProfile(_ name: String, _ files: AWSProfiles, at now: Moment, behind: [String]) async throws -> S3CredentialAnswer {
         func refuse(_ why: String) -> ArchiveError {
-            ArchiveError(.storeRefused, "The profile '\(name)' \(why).", remedy: "Correct \(files.places), or name another profile with profile= or AWS_PROFILE.")
+            ArchiveError(
+                .storeRefused, "The profile '\(name)' \(why).",
+                remedy: "Correct \(files.places), or name another profile with profile= or AWS_PROFILE.")
         }
         guard let settings = files.profiles[name] else {
             if behind.isEmpty, profile == nil, set("AWS_PROFILE") == nil { return .nothing("not in \(files.places)") }
@@ -141,7 +143,8 @@ struct S3CredentialChain: Sendable {
             }
             guard case .found(let base) = source else { throw refuse("assumes a role with credentials that are not there") }
             return .found(
-                try await requests.assume(role: role, session: settings["role_session_name"], externalID: settings["external_id"], with: base, at: now))
+                try await requests.assume(
+                    role: role, session: settings["role_session_name"], externalID: settings["external_id"], with: base, at: now))
         }
         return keys(settings)
     }

@@ -32,7 +32,9 @@ extension S3Store {
             findings.append(StoreFinding(.ok, "objects can be put (s3:PutObject)"))
         } catch { findings.append(failed("An object could not be put", error)) }
         do {
-            guard try await get(probe, range: nil) == bytes || !isThere else { throw ArchiveError(.objectDamaged, "Other bytes came back than were put.") }
+            guard try await get(probe, range: nil) == bytes || !isThere else {
+                throw ArchiveError(.objectDamaged, "Other bytes came back than were put.")
+            }
             findings.append(StoreFinding(.ok, "objects can be read (s3:GetObject)"))
         } catch let error as ArchiveError where error.code == .objectMissing && !isThere {
             findings.append(StoreFinding(.ok, "objects can be read (s3:GetObject)"))
@@ -103,11 +105,14 @@ extension S3Store {
 
     private func objectLock() async -> StoreFinding {
         do {
-            let found = try await settings(.objectLock, "object-lock", absent: ["ObjectLockConfigurationNotFoundError", "InvalidRequest", "NoSuchObjectLockConfiguration"])
+            let found = try await settings(
+                .objectLock, "object-lock", absent: ["ObjectLockConfigurationNotFoundError", "InvalidRequest", "NoSuchObjectLockConfiguration"])
             guard found?["ObjectLockEnabled"] == "Enabled" else {
                 return StoreFinding(
                     .failure, "the bucket has no object lock, which lock= asks for: every put would fail",
-                    remedy: "Create a bucket with object lock, as `aws s3api create-bucket --object-lock-enabled-for-bucket` does, or leave lock= and retain= out.")
+                    remedy:
+                        "Create a bucket with object lock, as `aws s3api create-bucket --object-lock-enabled-for-bucket` does, or leave lock= and retain= out."
+                )
             }
             return StoreFinding(.ok, "the bucket locks objects")
         } catch { return unseen("whether the bucket locks objects", error) }
@@ -150,7 +155,8 @@ enum S3LifecycleRule {
                 guard let storageClass = transition["StorageClass"], cold.contains(storageClass) else { continue }
                 findings.append(
                     StoreFinding(
-                        .failure, "the lifecycle rule \(id) moves objects of the archive to \(storageClass), where a restore cannot read them at once",
+                        .failure,
+                        "the lifecycle rule \(id) moves objects of the archive to \(storageClass), where a restore cannot read them at once",
                         remedy: "Remove the rule, or let it move objects to STANDARD_IA or GLACIER_IR."))
             }
             return findings

@@ -52,7 +52,9 @@ public struct S3Location: Sendable, Hashable, CustomStringConvertible {
         prefix = try url.keyPrefix()
         transport = try TransportOptions(url)
         region = try plain("region", "region")
-        if let region, !region.utf8.allSatisfy({ byte in (0x30...0x39).contains(byte) || (0x61...0x7A).contains(byte | 0x20) || byte == 0x2D || byte == 0x5F }) {
+        if let region,
+            !region.utf8.allSatisfy({ byte in (0x30...0x39).contains(byte) || (0x61...0x7A).contains(byte | 0x20) || byte == 0x2D || byte == 0x5F })
+        {
             throw fail("has '\(region)' for 'region'", "Write it as region=eu-central-1.")
         }
         if let text = url.options["endpoint"] {
@@ -98,11 +100,15 @@ public struct S3Location: Sendable, Hashable, CustomStringConvertible {
         if let encryption, !["AES256", "aws:kms", "aws:kms:dsse"].contains(encryption) {
             throw fail("has '\(encryption)' for 'sse'", "Write sse=AES256 or sse=aws:kms.")
         }
-        guard encryptionKey == nil || encryption?.hasPrefix("aws:kms") == true else { throw fail("has a key for KMS without sse=aws:kms", "Add sse=aws:kms.") }
+        guard encryptionKey == nil || encryption?.hasPrefix("aws:kms") == true else {
+            throw fail("has a key for KMS without sse=aws:kms", "Add sse=aws:kms.")
+        }
         guard (lock == nil) == (retainDays == nil) else {
             throw fail("has only one of 'lock' and 'retain'", "Write both, such as lock=governance&retain=30d.")
         }
-        guard lock == nil || checksum != S3Location.Checksum.none else { throw fail("locks objects without a checksum", "Leave checksum=none out: S3 locks nothing without one.") }
+        guard lock == nil || checksum != S3Location.Checksum.none else {
+            throw fail("locks objects without a checksum", "Leave checksum=none out: S3 locks nothing without one.")
+        }
         if let storageClass, ["GLACIER", "DEEP_ARCHIVE"].contains(storageClass) {
             throw fail("names a storage class that cannot be read at once", "Use STANDARD, STANDARD_IA or GLACIER_IR.")
         }
@@ -129,7 +135,8 @@ struct S3Place: Sendable, Hashable {
         } else if let given {
             guard let address = ServiceEndpoint(given) else {
                 throw ArchiveError(
-                    .usage, "The endpoint for S3 in the environment or in the profile is no address.", remedy: "Write AWS_ENDPOINT_URL_S3 as https://host:port.")
+                    .usage, "The endpoint for S3 in the environment or in the profile is no address.",
+                    remedy: "Write AWS_ENDPOINT_URL_S3 as https://host:port.")
             }
             endpoint = address
         } else {

@@ -101,7 +101,8 @@ final class S3Service: Sendable {
         near.connectTimeout = 2
         near.stallTimeout = 5
         let requests = AWSCredentialRequests(
-            environment: environment, transport: transport, nearby: try context.transport(near), region: place.region, now: context.now, pacing: pacing)
+            environment: environment, transport: transport, nearby: try context.transport(near), region: place.region, now: context.now,
+            pacing: pacing)
         let chain = S3CredentialChain(environment: environment, files: files, requests: requests, profile: location.profile)
         return Session(
             place: place, client: HTTPClient(transport, service: location.description, now: context.now, pacing: pacing, telling: context.warn),
@@ -118,7 +119,8 @@ final class S3Service: Sendable {
         path += "/" + percentEncoded(wanted.key ?? "", keeping: true)
         let request = HTTPRequest(
             wanted.method, scheme: place.endpoint.scheme, host: (place.isPathStyle ? "" : location.bucket + ".") + place.endpoint.host,
-            path: place.isPathStyle && wanted.key == nil ? String(path.dropLast()) : path, query: wanted.query, headers: wanted.headers, body: wanted.body,
+            path: place.isPathStyle && wanted.key == nil ? String(path.dropLast()) : path, query: wanted.query, headers: wanted.headers,
+            body: wanted.body,
             responseLimit: max(wanted.limit, 1 << 16))
         let payload = wanted.payload ?? SHA256.of(wanted.body)
         let used = Mutex<S3Credentials?>(nil)

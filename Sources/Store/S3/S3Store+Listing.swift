@@ -65,9 +65,11 @@ extension S3Store {
             if let delimiter { query.append(("delimiter", delimiter)) }
             if let token { query.append(("continuation-token", token)) } else if let last, last != root { query.append(("start-after", last)) }
             let response = try await service.send(
-                S3Request(action: .list, method: .get, query: query, limit: 8 << 20, check: { response in
-                    response.status == 200 && (try? XMLElement.parse(response.body)) == nil ? "the list is no whole XML" : nil
-                }))
+                S3Request(
+                    action: .list, method: .get, query: query, limit: 8 << 20,
+                    check: { response in
+                        response.status == 200 && (try? XMLElement.parse(response.body)) == nil ? "the list is no whole XML" : nil
+                    }))
             guard response.status == 200 else { throw S3Answer(response).error(.list, service.location, key: nil, skew: service.skew) }
             let (page, end) = try read(try XMLElement.parse(response.body), root: root, prefix: root + prefix, after: last)
             if let end { last = end }
@@ -80,7 +82,8 @@ extension S3Store {
     }
 
     private func odd(_ why: String) -> ArchiveError {
-        ArchiveError(.storeUnavailable, "\(description) answered oddly to ListObjectsV2: \(why).", remedy: "See what stands between here and the service.")
+        ArchiveError(
+            .storeUnavailable, "\(description) answered oddly to ListObjectsV2: \(why).", remedy: "See what stands between here and the service.")
     }
 
     /// - Returns: the page, and the last name on it as the server has it, foreign ones included.
@@ -137,7 +140,9 @@ extension S3Store {
         var failures: [String: String] = [:]
         for _ in 0..<3 {
             let items = left.sorted().map { "<Object><Key>\($0)</Key></Object>" }.joined()
-            let body = Array("<?xml version=\"1.0\" encoding=\"UTF-8\"?><Delete xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Quiet>true</Quiet>\(items)</Delete>".utf8)
+            let body = Array(
+                "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Delete xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Quiet>true</Quiet>\(items)</Delete>"
+                    .utf8)
             let response = try await service.send(
                 S3Request(
                     action: .deleteMany, method: .post, query: [("delete", nil)],
@@ -166,7 +171,8 @@ extension S3Store {
             isDenied ? .storeRefused : .storeUnavailable,
             "\(description) did not remove \(failures.count) of \(keys.count) objects, the first '\(first?.key.dropFirst(root.count) ?? "")': \(first?.value ?? "").",
             remedy: isDenied
-                ? "Allow s3:DeleteObject on arn:aws:s3:::\(service.location.bucket)/\(root)*; locked objects go when their time is over." : "It is tried again next time.")
+                ? "Allow s3:DeleteObject on arn:aws:s3:::\(service.location.bucket)/\(root)*; locked objects go when their time is over."
+                : "It is tried again next time.")
     }
 }
 

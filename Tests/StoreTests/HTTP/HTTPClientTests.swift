@@ -1,6 +1,6 @@
 import ArchiveCore
 import ArchiveTesting
-import Store
+@testable import Store
 import Synchronization
 import Testing
 
