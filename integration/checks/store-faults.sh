@@ -9,11 +9,11 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
 make_work store-faults
 build_tidemark
-KINDS=drop-before,drop-after,drop-answer,drop-upload,delay,truncate,corrupt,error-500,error-503,error-429,lie
+KINDS=delay,drop,drop-answer,cut-upload,cut-answer,truncate,corrupt-upload,corrupt-answer,error-500,error-503,error-429,lie,lie,lie,lie,stall,garbage
 
 start_proxy() { # in front of moto; faults while $TM_WORK/faults is there
     rm -f "$TM_WORK/proxy.port"
-    "$here/fault-proxy" --upstream "${S3_ENDPOINT#http://}" --port-file "$TM_WORK/proxy.port" --seed 6 --rate 0.15 --kinds "$KINDS" \
+    "$here/fault-proxy" --upstream "${S3_ENDPOINT#http://}" --port-file "$TM_WORK/proxy.port" --seed 6 --rate 0.2 --kinds "$KINDS" \
         --report "$TM_WORK/proxy.json" --control "$TM_WORK/faults" >"$TM_WORK/proxy.log" 2>&1 &
     PIDS+=("$!")
     wait_for "the proxy" 30 test -s "$TM_WORK/proxy.port"
@@ -78,7 +78,8 @@ print("  " + ", ".join(f"{k} {done.get(k, 0)}" for k in sys.argv[2].split(",")))
 missing = [k for k in sys.argv[2].split(",") if not done.get(k)]
 sys.exit(f"error: the proxy never did: {missing}" if missing else 0)
 PY
-said "not there"
+said "requests repeated"
+for words in "it is not there" "arrived damaged\|is put into .* again"; do said "$words"; done
 
 step "Damage at rest"
 "${TIDEMARK_TEST_TOOLS:-$TM_CACHE/tools/bin}/python3" - "$S3_ENDPOINT" <<'PY'

@@ -5,6 +5,7 @@ import ArchiveCore
 /// Each object goes up as one block blob, with its checksum and the condition that its name is free, and is then looked at: a put
 /// returns when the service shows the blob with the size and checksum that were sent.
 public final class AzureStore: ObjectStore {
+    private let warn: @Sendable (String) -> Void
     private let service: AzureService
     private let writes: WriteOnce<AzureService>
     private let places = ListingPlaces()
@@ -15,11 +16,13 @@ public final class AzureStore: ObjectStore {
     public init(_ location: AzureLocation, _ context: StoreContext) throws {
         service = try AzureService(location, context)
         writes = WriteOnce(service, warn: context.warn)
+        warn = context.warn
     }
 
     public var description: String { service.description }
     public var parallelism: Int { 8 }
 
+    public func notice(_ message: String) { warn(message) }
     public func put(_ bytes: [UInt8], at key: ObjectKey) async throws { try await writes.put(bytes, at: key) }
 
     public func get(_ key: ObjectKey, range: Range<UInt64>?) async throws -> [UInt8] { try await service.get(key, range: range) }

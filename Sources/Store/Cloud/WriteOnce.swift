@@ -120,7 +120,8 @@ final class WriteOnce<Service: WriteOnceService>: Sendable {
     private func write(_ bytes: [UInt8], at key: ObjectKey, lookFirst: Bool) async throws {
         let mark = service.mark(bytes)
         var reason = ""
-        for _ in 0..<Self.attempts {
+        for attempt in 0..<Self.attempts {
+            if attempt > 0 { warn("'\(key)' is put into \(service.description) again: \(reason)") }
             if lookFirst, try await isStored(bytes, mark, at: key) { return }
             switch try await service.create(bytes, mark, at: key) {
             case .exists:

@@ -5,6 +5,7 @@ import ArchiveCore
 /// Each object goes up in one request with its checksums and the condition that its name is free, and is then looked at: a put
 /// returns when the service shows the object with the size and checksum that were sent.
 public final class GCSStore: ObjectStore {
+    private let warn: @Sendable (String) -> Void
     let service: GCSService
     private let writes: WriteOnce<GCSService>
 
@@ -12,11 +13,13 @@ public final class GCSStore: ObjectStore {
     public init(_ location: GCSLocation, _ context: StoreContext) throws {
         service = try GCSService(location, context)
         writes = WriteOnce(service, warn: context.warn)
+        warn = context.warn
     }
 
     public var description: String { service.description }
     public var parallelism: Int { 8 }
 
+    public func notice(_ message: String) { warn(message) }
     public func put(_ bytes: [UInt8], at key: ObjectKey) async throws { try await writes.put(bytes, at: key) }
 
     public func get(_ key: ObjectKey, range: Range<UInt64>?) async throws -> [UInt8] { try await service.get(key, range: range) }

@@ -19,10 +19,12 @@ public final class HTTPClient: Sendable {
     private let policy: RetryPolicy
     private let pacing: Pacing
     private let gate: RequestGate
+    private let ledger: RepeatLedger
 
+    /// - Parameter tell: takes a sentence about requests that had to be repeated, now and then.
     public init(
         _ transport: any HTTPTransport, service: String, now: @escaping @Sendable () -> Moment, policy: RetryPolicy = RetryPolicy(),
-        limit: AdaptiveLimit = AdaptiveLimit(), pacing: Pacing = .real
+        limit: AdaptiveLimit = AdaptiveLimit(), pacing: Pacing = .real, telling tell: @escaping @Sendable (String) -> Void = { _ in }
     ) {
         self.transport = transport
         self.service = service
@@ -30,6 +32,7 @@ public final class HTTPClient: Sendable {
         self.policy = policy
         self.pacing = pacing
         gate = RequestGate(limit)
+        ledger = RepeatLedger(service: service, tell: tell)
     }
 
     /// How many requests at once the service takes, as far as is known.
@@ -59,6 +62,7 @@ public final class HTTPClient: Sendable {
             guard failure.remedy == nil, attempt < policy.attempts, elapsed + pause <= policy.patience else {
                 throw unavailable(request, failure, attempts: attempt, seconds: elapsed)
             }
+            ledger.add(failure.reason, at: pacing.seconds())
             try await pacing.sleep(pause)
             attempt += 1
         }

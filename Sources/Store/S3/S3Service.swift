@@ -104,7 +104,7 @@ final class S3Service: Sendable {
             environment: environment, transport: transport, nearby: try context.transport(near), region: place.region, now: context.now, pacing: pacing)
         let chain = S3CredentialChain(environment: environment, files: files, requests: requests, profile: location.profile)
         return Session(
-            place: place, client: HTTPClient(transport, service: location.description, now: context.now, pacing: pacing),
+            place: place, client: HTTPClient(transport, service: location.description, now: context.now, pacing: pacing, telling: context.warn),
             credentials: S3CredentialCache { now in try await chain.find(at: now) })
     }
 

@@ -5,6 +5,7 @@ import Synchronization
 
 /// An archive in a bucket of S3. What is put is written once, and believed only when it has been seen there (`WriteOnce`).
 public final class S3Store: ObjectStore {
+    private let warn: @Sendable (String) -> Void
     let service: S3Service
     private let objects: S3Objects
     private let writer: WriteOnce<S3Objects>
@@ -18,11 +19,13 @@ public final class S3Store: ObjectStore {
         service = S3Service(location, context, pacing)
         objects = S3Objects(service)
         writer = WriteOnce(objects, warn: context.warn)
+        warn = context.warn
     }
 
     public var description: String { service.location.description }
     public var parallelism: Int { 8 }
 
+    public func notice(_ message: String) { warn(message) }
     public func put(_ bytes: [UInt8], at key: ObjectKey) async throws { try await writer.put(bytes, at: key) }
     public func get(_ key: ObjectKey, range: Range<UInt64>?) async throws -> [UInt8] { try await objects.get(key, range: range) }
 

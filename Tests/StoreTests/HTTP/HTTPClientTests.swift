@@ -152,3 +152,24 @@ struct HTTPClientTests {
         #expect(client.concurrency == 4)
     }
 }
+
+@Suite("What is told of repeated requests")
+struct RepeatLedgerTests {
+    @Test("the first at once, then once a minute with their reasons, and no more reasons than fit")
+    func summary() {
+        let told = Mutex<[String]>([])
+        let ledger = RepeatLedger(service: "s3://bucket") { message in told.withLock { $0.append(message) } }
+        ledger.add("the server said 503.", at: 100)
+        #expect(told.withLock { $0 } == ["s3://bucket: 1 request repeated: the server said 503"])
+        ledger.add("the connection was cut", at: 101)
+        for _ in 0..<3 { ledger.add("the server said 503", at: 159) }
+        #expect(told.withLock { $0.count } == 1)
+        ledger.add("the connection was cut", at: 160)
+        #expect(told.withLock { $0.last } == "s3://bucket: 5 requests repeated: 3 × the server said 503; 2 × the connection was cut")
+        for i in 0..<20 { ledger.add("reason \(i)", at: 170) }
+        ledger.add("reason 1", at: 300)
+        let last = told.withLock { $0.last ?? "" }
+        #expect(last.hasPrefix("s3://bucket: 21 requests repeated: 2 × reason 1"))
+        #expect(last.hasSuffix("12 × others"))
+    }
+}
