@@ -95,7 +95,7 @@ extension Catalog {
     func readSealed(_ key: ObjectKey, _ index: PieceIndex, _ wanted: [Int]) async throws -> [[UInt8]] {
         guard !wanted.isEmpty else { return [] }
         let layout = AgeLayout(headerLength: index.headerLength, length: index.storedLength)
-        guard index.headerLength > 0, index.headerLength < index.storedLength else {
+        guard index.headerLength > 0, index.headerLength < min(index.storedLength, AgeOpener.longestHeader) else {
             throw ArchiveError(.objectDamaged, "The index of '\(key)' does not say where its encrypted content begins.", remedy: "`tidemark verify --reindex` can make indexes of WAL anew.")
         }
         for n in wanted where index.frames[n].offset >= layout.length || index.frames[n].length > layout.length - index.frames[n].offset {

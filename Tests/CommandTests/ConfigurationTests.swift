@@ -61,6 +61,10 @@ struct ConfigurationTests {
         ("archive: file:///a\nsources:\n  - gitaly: a\n    storage: /x\n    fence: m\n    fence_conninfo: x\n    fence_interval: 2m\n", "t.yaml:7:21: 'fence_interval' is '2m'", "1s"),
         ("archive: file:///a\nsources:\n  - gitaly: a\n    storage: /x\n    fence: m\n    fence_conninfo: x\n    fence_interval: 10ms\n", "'fence_interval'", "100ms"),
         ("archive: file:///a\nsources:\n  - gitaly: a\n    storage: /x\n    fence: m\n    fence_conninfo: ${NOPE}\n", "t.yaml:6:21", "Set it"),
+        ("archive: file:///a\nencrypt: { recipients: [age1x] }\n", "t.yaml:2:25: 'age1x' is not an age public key", "age-keygen"),
+        ("archive: file:///a\nencrypt: { recipients: [AGE-SECRET-KEY-1X] }\n", "t.yaml:2:25: A secret key was given", "age-keygen"),
+        ("archive: file:///a\nencrypt: { identity: key }\n", "t.yaml:2:22: 'identity' is not an absolute path", ""),
+        ("archive: file:///a\nencrypt: { recipients: [] }\n", "'encrypt' names nobody", "age-keygen"),
         ("archive: ${NOPE}\n", "NOPE", ""), ("archive: &a file:///a\n", "anchors", ""), ("archive: *a\n", "", ""), ("archive: !!str x\n", "tags", ""),
         ("a: 1\n---\nb: 2\n", "second document", ""), ("[1, 2]\n", "keys and values", ""), ("archive: [\n", "t.yaml:", ""),
         ("archive: \"a\\0b\"\n", "NUL", ""), ("archive: \u{1}\n", "t.yaml:", ""),
@@ -94,7 +98,8 @@ struct CommandLineTests {
     @Test("usage errors end with 2", arguments: [
         ["nonsense"], ["list", "--nonsense"], ["list", "extra"], ["restore", "--to-time"], ["restore", "--latest=1", "--into", "a=b"],
         ["restore", "--latest", "--into", "a=/x", "--into", "a=/y"], ["restore", "--latest", "--into", "a"], ["restore", "--latest"],
-        ["restore", "--latest", "--into", "a=/x", "--recover", "later"], ["init", "--archive", "s3://x"], ["list", "--archive", "a", "--archive", "b"],
+        ["restore", "--latest", "--into", "a=/x", "--recover", "later"], ["init", "--archive", "s3://x"], ["init", "--archive", "file:///nowhere", "--recipient", "age1x"], ["init", "--recipient", "age1x"],
+        ["list", "--identity", "/x"], ["agent", "--identity", "/x"], ["list", "--archive", "a", "--archive", "b"],
     ])
     func usage(_ words: [String]) async { #expect(await Main.run(words) == 2) }
 

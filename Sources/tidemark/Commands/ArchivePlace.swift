@@ -9,6 +9,8 @@ import Store
 struct ArchivePlace: Sendable, CustomStringConvertible {
     /// The primary, then its copies.
     var locations: [StoreLocation]
+    /// Their URLs as they were written, with all options.
+    private let urls: [String]
     /// Shared by everything that this process sends to and gets from archives; `nil`: no limit.
     var bandwidth: Bandwidth?
     /// Age public keys, `age1…`, that new content is encrypted for.
@@ -22,7 +24,7 @@ struct ArchivePlace: Sendable, CustomStringConvertible {
         if !urls.isEmpty {
             guard !arguments.has("config") else { throw ArchiveError(.usage, "--archive and --config were both given.", remedy: "Give one of them.") }
             guard Set(urls).count == urls.count else { throw ArchiveError(.usage, "--archive names a place twice.") }
-            self.init(try urls.map { try StoreLocation($0) })
+            try self.init(urls: urls)
         } else {
             try self.init(try Shared.configuration(arguments))
         }
@@ -30,10 +32,13 @@ struct ArchivePlace: Sendable, CustomStringConvertible {
         identities += try IdentityFile.paths(arguments)
     }
 
-    private init(_ locations: [StoreLocation]) { self.locations = locations }
+    private init(urls: [String]) throws(ArchiveError) {
+        self.urls = urls
+        locations = try urls.map { url throws(ArchiveError) in try StoreLocation(url) }
+    }
 
     init(_ configuration: Configuration) throws {
-        locations = try ([configuration.archive] + configuration.copies).map { url throws(ArchiveError) in try StoreLocation(url) }
+        try self.init(urls: [configuration.archive] + configuration.copies)
         bandwidth = Bandwidth(configuration.bandwidth, now: { now() })
         recipients = configuration.recipients
         identities = configuration.identities
@@ -90,7 +95,7 @@ struct ArchivePlace: Sendable, CustomStringConvertible {
 
     /// The options that name all places, and the identities, to another tidemark, for a shell.
     var shellOptions: String {
-        (locations.map { "--archive " + shellQuoted("\($0)") } + identities.map { "--identity " + shellQuoted($0) }).joined(separator: " ")
+        (urls.map { "--archive " + shellQuoted($0) } + identities.map { "--identity " + shellQuoted($0) }).joined(separator: " ")
     }
 
     private var context: StoreContext {

@@ -15,6 +15,11 @@ let initCommand = Command(
             .usage, "--recipient goes with --archive.", remedy: "Name the recipients under `encrypt:` in the configuration, which the agent reads too.")
     }
     let place = try ArchivePlace(arguments)
+    guard !place.recipients.isEmpty || place.identities.isEmpty else {
+        throw ArchiveError(
+            .configuration, "The configuration names an identity under `encrypt:`, but no recipients.",
+            remedy: "Name the recipients that the archive is to be encrypted for, or take `encrypt:` out for a plain archive.")
+    }
     let keys = ArchiveKeys(recipients: try place.parsedRecipients())
     let catalog = try await Catalog.create(in: try place.primary(), at: now(), version: Main.version, keys: keys)
     for copy in try place.copies() { try await CopyKeeper(primary: catalog, copy: copy, interval: 1, output: Log()).create() }

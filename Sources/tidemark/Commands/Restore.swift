@@ -147,7 +147,8 @@ let restoreCommand = Command(
             let kind = try Registry.kind(plan.incarnation.kind)
             let order = RestoreOrder(
                 plan: plan, directory: directory, recover: recover, bindir: arguments["bindir"],
-                fetchCommand: "\(shellQuoted(ownPath())) wal-fetch \(place.shellOptions) --source \(name) %f %p", mappings: mappings, only: only)
+                // PostgreSQL takes a per cent sign for its own.
+                fetchCommand: "\(shellQuoted(ownPath())) wal-fetch \(place.shellOptions)".replacing("%", with: "%%") + " --source \(name) %f %p", mappings: mappings, only: only)
             let run = RestoreRun(catalog: catalog) { progress.show("\(name): \($0)", $1, $2) }
             let done = try await run.run(order, with: kind.restoreTarget)
             progress.end()

@@ -1,5 +1,6 @@
 import ArchiveCore
 import Foundation
+import Pack
 import Store
 
 extension Configuration {
@@ -13,7 +14,12 @@ extension Configuration {
     ) throws(ArchiveError) -> (recipients: [String], identities: [String]) {
         let keys = try fields(node, ["recipients", "identity"], "'encrypt'")
         var recipients: [String] = []
-        for item in try items(keys["recipients"]) { recipients.append(try text(item, "recipients")) }
+        for item in try items(keys["recipients"]) {
+            let value = try text(item, "recipients")
+            do { _ = try AgeRecipient(value) } catch { throw fail(item.place, String(error.message.dropLast()), error.remedy) }
+            guard !recipients.contains(value) else { throw fail(item.place, "'\(value)' is named twice", nil) }
+            recipients.append(value)
+        }
         var identities: [String] = []
         for item in try items(keys["identity"]) {
             let path = try text(item, "identity")
