@@ -70,8 +70,10 @@ struct CopyKeeperTests {
         let keeper = try await keeper(place)
         let task = Task { try await keeper.run() }
         func isLevel() async throws -> Bool {
-            let (ours, theirs) = (try await primary.listAll(prefix: "watermarks/").map(\.key), try await copy.listAll(prefix: "watermarks/").map(\.key))
-            return ours == theirs
+            func state(_ store: MemoryStore) async throws -> [ObjectKey] {
+                try await store.listAll(prefix: "watermarks/").map(\.key) + store.listAll(prefix: "bases/").map(\.key).filter { $0.path.hasSuffix("/base.json") }
+            }
+            return try await state(primary) == state(copy)
         }
         func wait() async throws { while try await !isLevel() { try await Task.sleep(for: .milliseconds(5)) } }
         try await world.grow(20)

@@ -30,6 +30,8 @@ struct CopyCheck: Sendable {
             do { _ = try await catalog.stored(name, of: incarnation) } catch { problems.append("\(name): \(error)") }
             for span in try await catalog.index(of: name, of: incarnation).spans { covered[span.branch, default: []].append(span.start..<span.end) }
         }
+        let branches = Set(try await catalog.branches(of: incarnation).map(\.branch))
+        for branch in covered.keys where branch > 1 && !branches.contains(branch) { problems.append("nothing says where branch \(branch) begins") }
         // The watermark promises nothing that is not there.
         let promised = await world.promised
         for key in try await copy.listAll(prefix: "watermarks/").map(\.key.path) {
@@ -113,7 +115,7 @@ struct CopyPropertyTests {
         for _ in 0..<steps {
             source.set(faults)
             target.set(faults)
-            do { _ = try await keeper.catchUp(page: 2 + Int(chance.next() % 20)) } catch let error as ArchiveError {
+            do { _ = try await keeper.catchUp(page: 2 + Int(chance.next() % 20), thoroughly: chance.next() % 3 == 0) } catch let error as ArchiveError {
                 #expect(error.code == .storeUnavailable, "\(error)")
             }
             rounds += 1

@@ -35,7 +35,7 @@ public actor CopyKeeper {
     /// Seconds after which everything is looked for, whether anything is known to have changed or not.
     static let thoroughly = 30.0
     /// Seconds between two looks for new bases and histories.
-    static let seldom = 10.0
+    private var seldom: Double { min(10, interval * 10) }
 
     /// - Parameters:
     ///   - store: where the copy is.
@@ -85,8 +85,11 @@ public actor CopyKeeper {
 
     /// Brings the copy level once.
     ///
+    /// - Parameters:
+    ///   - page: names that are listed at a time.
+    ///   - thoroughly: also looks for what changes seldom, and again at what could not be copied.
     /// - Returns: whether it has everything that the primary had when this began.
-    public func catchUp(page: Int = 1024) async throws -> Bool {
+    public func catchUp(page: Int = 1024, thoroughly: Bool = true) async throws -> Bool {
         let target: CopyTarget
         if let opened { target = opened } else { target = try await open() }
         opened = target
@@ -95,8 +98,8 @@ public actor CopyKeeper {
             let (log, bases) = caughtUp[incarnation] ?? (HistoryCopy(incarnation, target: target, page: page), BaseCopy(incarnation, target: target))
             caughtUp[incarnation] = (log, bases)
             // The base first, so that what it leaves behind holds nothing up.
-            if try await !bases.round(thoroughly: true) { isLevel = false }
-            if try await log.round(thoroughly: true) != .level { isLevel = false }
+            if try await !bases.round(thoroughly: thoroughly) { isLevel = false }
+            if try await log.round(thoroughly: thoroughly) != .level { isLevel = false }
         }
         return isLevel
     }
@@ -150,8 +153,8 @@ public actor CopyKeeper {
                     group.addTask { try await self.followLog(HistoryCopy(incarnation, target: target), isOld: isOld) }
                     group.addTask { try await self.followBases(BaseCopy(incarnation, target: target), isOld: isOld) }
                 }
-                group.addTask {
-                    try await Task.sleep(for: .seconds(Self.seldom))
+                group.addTask { [seldom] in
+                    try await Task.sleep(for: .seconds(seldom))
                     return try await self.incarnations()
                 }
             }
@@ -179,7 +182,7 @@ public actor CopyKeeper {
             let isThorough = looked.map { ContinuousClock.now - $0 > .seconds(Self.thoroughly) } ?? true
             if isThorough { looked = .now }
             try await bases.round(thoroughly: isThorough)
-            try await Task.sleep(for: .seconds(isOld ? Self.thoroughly : Self.seldom))
+            try await Task.sleep(for: .seconds(isOld ? Self.thoroughly : seldom))
         }
     }
 }
