@@ -1,8 +1,9 @@
 import ArchiveCore
 import ArchiveTesting
-@testable import Store
 import Synchronization
 import Testing
+
+@testable import Store
 
 /// Answers from a list; the last one for ever.
 final class ListedAnswers: HTTPTransport {
