@@ -1,4 +1,5 @@
 import ArchiveCore
+import CSystem
 import Glibc
 import Synchronization
 
@@ -172,6 +173,10 @@ public final class BoundedQueue<Element: Sendable>: Sendable {
 
     public var count: Int { state.withLock { $0.elements.count } }
 }
+
+/// Sees to it that memory which was freed goes back to the system: glibc otherwise keeps blocks as large as the largest that it has seen
+/// freed. To be called first thing. Calls `mallopt`.
+public func returnFreedMemory() { tidemark_return_memory() }
 
 /// The time of day, from the system's clock.
 public func now() -> Moment {

@@ -104,8 +104,10 @@ public struct TransportOptions: Sendable, Hashable {
     /// Seconds until a connection must stand, and without a byte until a transfer counts as stalled.
     public var connectTimeout = 10.0
     public var stallTimeout = 30.0
+    /// Whether an answer that tells the right checksum is enough for a put to count; otherwise the object is asked for as well.
+    public var believesAnswers = false
 
-    static let names = ["ca-file", "proxy", "connect-timeout", "stall-timeout"]
+    static let names = ["ca-file", "proxy", "connect-timeout", "stall-timeout", "confirm"]
 
     public init() {}
 
@@ -121,6 +123,11 @@ public struct TransportOptions: Sendable, Hashable {
         }
         connectTimeout = try seconds("connect-timeout", connectTimeout)
         stallTimeout = try seconds("stall-timeout", stallTimeout)
+        switch url.options["confirm"] {
+        case nil, "look": break
+        case "answer": believesAnswers = true
+        case .some(let other): throw ArchiveError(.usage, "'\(other)' is no value for 'confirm'.", remedy: "Write confirm=look or confirm=answer.")
+        }
     }
 }
 

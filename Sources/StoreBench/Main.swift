@@ -9,6 +9,7 @@ import Store
 @main
 struct StoreBench {
     static func main() async {
+        returnFreedMemory()
         do {
             let words = CommandLine.arguments.dropFirst()
             guard words.count == 3, let url = words.dropFirst().first, let directory = words.last else {

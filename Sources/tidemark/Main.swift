@@ -1,5 +1,6 @@
 import ArchiveCore
 import Glibc
+import Runtime
 
 @main
 struct Main {
@@ -11,8 +12,12 @@ struct Main {
     ]
 
     static func main() async {
+        returnFreedMemory()
         Signals.ignorePipes()
-        exit(await run(Array(CommandLine.arguments.dropFirst())))
+        let status = await run(Array(CommandLine.arguments.dropFirst()))
+        fflush(nil)
+        // Not `exit`: the thread that talks to stores may still be in OpenSSL, which takes itself down there.
+        _exit(status)
     }
 
     /// Runs one command line and returns its exit status.

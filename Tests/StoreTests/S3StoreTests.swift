@@ -59,6 +59,25 @@ struct S3StoreTests {
         }
     }
 
+    @Test("with confirm=answer the right checksum in the answer is enough, and nothing less")
+    func believing() async throws {
+        let server = ScriptedS3()
+        let store = try server.store("s3://bucket/folder?endpoint=http://s3.test&confirm=answer")
+        try await store.put([1, 2], at: key)
+        #expect(server.asked(.head, "/a/b") == 0)
+        let lies = Mutex(0)
+        let liar = ScriptedS3 { request, _ in
+            guard request.method == .put, request.path.hasSuffix("/a/b"),
+                lies.withLock({
+                    $0 += 1; return $0 == 1
+                })
+            else { return nil }
+            return HTTPResponse(status: 200)
+        }
+        try await liar.store("s3://bucket/folder?endpoint=http://s3.test&confirm=answer").put([1, 2], at: key)
+        #expect(liar.object("folder/a/b") == [1, 2], "an answer without a checksum is not believed")
+    }
+
     @Test("what arrives changed is removed and put again; another's object is not touched")
     func mangled() async throws {
         let count = Mutex(0)

@@ -15,7 +15,7 @@ public final class AzureStore: ObjectStore {
     /// - Throws: `.configuration` when the environment names no account, or a secret that is malformed; whatever making a transport does.
     public init(_ location: AzureLocation, _ context: StoreContext) throws {
         service = try AzureService(location, context)
-        writes = WriteOnce(service, warn: context.warn)
+        writes = WriteOnce(service, believesAnswers: location.transport.believesAnswers, warn: context.warn)
         warn = context.warn
     }
 

@@ -12,7 +12,7 @@ public final class GCSStore: ObjectStore {
     /// - Throws: `.usage` for a `STORAGE_EMULATOR_HOST` that is no address; whatever making a transport does.
     public init(_ location: GCSLocation, _ context: StoreContext) throws {
         service = try GCSService(location, context)
-        writes = WriteOnce(service, warn: context.warn)
+        writes = WriteOnce(service, believesAnswers: location.transport.believesAnswers, warn: context.warn)
         warn = context.warn
     }
 

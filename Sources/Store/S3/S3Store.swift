@@ -18,7 +18,7 @@ public final class S3Store: ObjectStore {
     init(_ location: S3Location, _ context: StoreContext, pacing: Pacing) {
         service = S3Service(location, context, pacing)
         objects = S3Objects(service)
-        writer = WriteOnce(objects, warn: context.warn)
+        writer = WriteOnce(objects, believesAnswers: location.transport.believesAnswers, warn: context.warn)
         warn = context.warn
     }
 
