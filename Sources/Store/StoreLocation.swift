@@ -9,23 +9,31 @@ struct StoreURL: Sendable, Hashable {
     /// Without the slashes around it.
     var path: String
     var options: [String: String]
-    let text: String
+
+    /// What people are shown: never the options, whose values may hold what is nobody's business.
+    var summary: String { "\(scheme)://\(name)" }
+
+    /// The forms that an archive's URL may have.
+    static let forms = "Write it as file:///srv/tidemark, s3://bucket/folder, gs://bucket/folder or azblob://container/folder."
 
     /// - Throws: `.usage`, also when a user name or a password is in it: what is in a URL ends up in logs.
     init(_ text: String) throws(ArchiveError) {
-        self.text = text
-        func fail(_ why: String, _ remedy: String) -> ArchiveError { ArchiveError(.usage, "'\(text)' \(why).", remedy: remedy) }
         guard let colon = text.firstRange(of: "://"), colon.lowerBound != text.startIndex else {
-            throw fail("is not an archive's URL", "Write it as file:///srv/tidemark or s3://bucket/folder.")
+            let shown = text.contains("@") || text.contains("?") ? "What is given" : "'\(text)'"
+            throw ArchiveError(.usage, "\(shown) is not an archive's URL.", remedy: Self.forms)
         }
-        scheme = String(text[..<colon.lowerBound])
+        scheme = text[..<colon.lowerBound].lowercased()
         var rest = text[colon.upperBound...]
         options = [:]
         if let mark = rest.firstIndex(of: "?") {
             for item in rest[rest.index(after: mark)...].split(separator: "&") {
                 let parts = item.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
                 guard parts.count == 2, let value = percentDecoded(parts[1]), !value.isEmpty, options[String(parts[0])] == nil else {
-                    throw fail("has an option '\(parts[0])' without a value, or twice", "Write options as ?name=value&name=value.")
+                    // Without a value, the whole item could be one.
+                    let shown = parts.count == 2 ? "the option '\(parts[0])'" : "an option"
+                    throw ArchiveError(
+                        .usage, "The URL of an archive at \(scheme):// has \(shown) without a value, or twice.",
+                        remedy: "Write options as ?name=value&name=value.")
                 }
                 options[String(parts[0])] = value
             }
@@ -45,7 +53,7 @@ struct StoreURL: Sendable, Hashable {
     func checkOptions(_ known: [String]) throws(ArchiveError) {
         for option in options.keys.sorted() where !known.contains(option) {
             throw ArchiveError(
-                .usage, "'\(text)' has an option '\(option)', which \(scheme):// does not know.", remedy: "It knows: \(known.joined(separator: ", ")).")
+                .usage, "'\(summary)' has an option '\(option)', which \(scheme):// does not know.", remedy: "It knows: \(known.joined(separator: ", ")).")
         }
     }
 
@@ -53,7 +61,7 @@ struct StoreURL: Sendable, Hashable {
     func keyPrefix() throws(ArchiveError) -> String {
         guard path.isEmpty || path.utf8.count <= 200 && ObjectKey(path) != nil else {
             throw ArchiveError(
-                .usage, "'\(text)' has a folder that object names cannot begin with.", remedy: "Use letters, digits and '._-+@=', with '/' between parts.")
+                .usage, "'\(summary)' has a folder that object names cannot begin with.", remedy: "Use letters, digits and '._-+@=', with '/' between parts.")
         }
         return path.isEmpty ? "" : path + "/"
     }
@@ -114,10 +122,15 @@ public struct TransportOptions: Sendable, Hashable {
     init(_ url: StoreURL) throws(ArchiveError) {
         caFile = url.options["ca-file"]
         proxy = url.options["proxy"]
+        guard proxy?.contains("@") != true else {
+            throw ArchiveError(
+                .usage, "The option 'proxy' of '\(url.summary)' names a user or a password.",
+                remedy: "Put them in https_proxy, and leave proxy= out: what is in a URL ends up in logs and configurations.")
+        }
         func seconds(_ name: String, _ standard: Double) throws(ArchiveError) -> Double {
             guard let text = url.options[name] else { return standard }
             guard text.hasSuffix("s"), let value = Double(text.dropLast()), (0.1...3600).contains(value) else {
-                throw ArchiveError(.usage, "'\(text)' is no value for '\(name)'.", remedy: "Write seconds, such as \(name)=10s.")
+                throw ArchiveError(.usage, "The value for '\(name)' is no time.", remedy: "Write seconds from 0.1s to 3600s, such as \(name)=10s.")
             }
             return value
         }
@@ -126,7 +139,7 @@ public struct TransportOptions: Sendable, Hashable {
         switch url.options["confirm"] {
         case nil, "look": break
         case "answer": believesAnswers = true
-        case .some(let other): throw ArchiveError(.usage, "'\(other)' is no value for 'confirm'.", remedy: "Write confirm=look or confirm=answer.")
+        case .some: throw ArchiveError(.usage, "The value for 'confirm' is not known.", remedy: "Write confirm=look or confirm=answer.")
         }
     }
 }
@@ -144,7 +157,7 @@ public enum StoreLocation: Sendable, Hashable, CustomStringConvertible {
         switch url.scheme {
         case "file":
             guard url.name.isEmpty, !url.path.isEmpty, url.options.isEmpty, !url.path.utf8.contains(0) else {
-                throw ArchiveError(.usage, "'\(text)' does not name an absolute directory.", remedy: "Write it as file:///srv/tidemark.")
+                throw ArchiveError(.usage, "'\(url.summary)/\(url.path)' does not name an absolute directory.", remedy: "Write it as file:///srv/tidemark.")
             }
             self = .file(path: "/" + url.path)
         case "s3": self = .s3(try S3Location(url))
@@ -152,7 +165,7 @@ public enum StoreLocation: Sendable, Hashable, CustomStringConvertible {
         case "azblob": self = .azure(try AzureLocation(url))
         default:
             throw ArchiveError(
-                .usage, "Archives at '\(url.scheme)://…' are not supported by this version.", remedy: "Use a directory: file:///srv/tidemark.")
+                .usage, "Archives at '\(url.scheme)://…' are not supported: there are file://, s3://, gs:// and azblob://.", remedy: StoreURL.forms)
         }
     }
 

@@ -40,6 +40,34 @@ struct S3LocationTests {
         #expect(error?.code == .usage && error?.remedy != nil)
     }
 
+    @Test(
+        "never repeat what they carry when they are refused",
+        arguments: [
+            "s3://bucket/x?secret_access_key=SEKRIT", "s3://bucket/x?endpoint=http://u:SEKRIT@host", "s3://bucket/x?proxy=http://pu:SEKRIT@p:3128",
+            "s3://bucket/x?region=SEKRIT.1&lock=SEKRIT", "s3://bucket/x?SEKRIT", "s3://bucket/x?checksum=SEKRIT", "s3://bucket/x?stall-timeout=SEKRIT",
+            "s3://bucket/x?confirm=SEKRIT", "s3://u:SEKRIT@bucket/x", "u:SEKRIT@bucket", "gs://bucket/x?key=SEKRIT", "gs://bucket?endpoint=http://u:SEKRIT@h",
+            "gs://bucket?versioning=SEKRIT", "azblob://box/x?sig=SEKRIT", "azblob://box?endpoint=http://u:SEKRIT@h", "azblob://box?account=SEKRIT",
+            "file:///srv/x?key=SEKRIT", "http://host/x?key=SEKRIT",
+        ])
+    func silent(_ text: String) {
+        let error = #expect(throws: ArchiveError.self) { try StoreLocation(text) }
+        #expect(error?.code == .usage && error.map { !"\($0) \($0.message) \($0.remedy ?? "")".contains("SEKRIT") } == true)
+    }
+
+    @Test("of other kinds are answered with the four forms; the scheme's case does not matter", arguments: ["s4://x/y", "http://h/x", "/srv/x"])
+    func forms(_ text: String) throws {
+        let remedy = #expect(throws: ArchiveError.self) { try StoreLocation(text) }?.remedy ?? ""
+        for form in ["file://", "s3://", "gs://", "azblob://"] { #expect(remedy.contains(form)) }
+        #expect("\(try StoreLocation("S3://bucket/f"))" == "s3://bucket/f")
+    }
+
+    @Test("of buckets that AWS cannot have need an endpoint")
+    func names() throws {
+        #expect(throws: ArchiveError.self) { try place("s3://Tidemark_Test") }
+        #expect(try place("s3://Tidemark_Test?endpoint=https://h").isPathStyle)
+        #expect(try place("s3://Tidemark_Test", ["AWS_ENDPOINT_URL": "https://h"]).isPathStyle)
+    }
+
     @Test("take region and endpoint from the URL, the environment, the profile, then AWS")
     func defaults() throws {
         #expect(try place("s3://bucket").region == "us-east-1")

@@ -29,7 +29,7 @@ struct AzureAccess: Sendable {
         if let own = parts["accountname"], own != account { parts = [:] }
         let address = location.endpoint ?? parts["blobendpoint"]
             ?? "\(parts["defaultendpointsprotocol"] ?? "https")://\(account).blob.\(parts["endpointsuffix"] ?? "core.windows.net")"
-        guard let endpoint = ServiceEndpoint(address) else { throw AzureLocation.badEndpoint(address) }
+        guard let endpoint = ServiceEndpoint(address) else { throw AzureLocation.badEndpoint }
         self.endpoint = endpoint
         if let key = parts["accountkey"] ?? (parts["sharedaccesssignature"] == nil ? variable("AZURE_STORAGE_KEY") : nil) {
             guard let signer = AzureSigner(account: account, key: key) else {

@@ -22,28 +22,28 @@ public struct AzureLocation: Sendable, Hashable, CustomStringConvertible {
         }
         guard isWord(url.name, 3...63, dash: true), !url.name.hasPrefix("-"), !url.name.hasSuffix("-"), !url.name.contains("--") else {
             throw ArchiveError(
-                .usage, "'\(url.text)' names no container of Azure Blob Storage.",
+                .usage, "'\(url.summary)' names no container of Azure Blob Storage.",
                 remedy: "Write it as azblob://container/folder?account=NAME; a container's name has 3 to 63 of a-z, 0-9 and single '-'.")
         }
         container = url.name
         prefix = try url.keyPrefix()
         account = url.options["account"]
         guard account.map({ isWord($0, 3...24, dash: false) }) ?? true else {
-            throw ArchiveError(.usage, "'\(url.text)' names no account of Azure Storage.", remedy: "An account's name has 3 to 24 of a-z and 0-9.")
+            throw ArchiveError(.usage, "'\(url.summary)' names no account of Azure Storage.", remedy: "An account's name has 3 to 24 of a-z and 0-9.")
         }
         endpoint = url.options["endpoint"]
-        if let endpoint, ServiceEndpoint(endpoint) == nil { throw Self.badEndpoint(endpoint) }
+        if let endpoint, ServiceEndpoint(endpoint) == nil { throw Self.badEndpoint }
         clientID = url.options["client-id"]
         accessTier = url.options["access-tier"]
         guard accessTier.map({ ["Hot", "Cool", "Cold"].contains($0) }) ?? true else {
             throw ArchiveError(
-                .usage, "'\(url.text)' names no access tier of use.", remedy: "Use Hot, Cool or Cold; a blob in Archive cannot be read before hours have passed.")
+                .usage, "'\(url.summary)' names no access tier of use.", remedy: "Use Hot, Cool or Cold; a blob in Archive cannot be read before hours have passed.")
         }
         transport = try TransportOptions(url)
     }
 
-    static func badEndpoint(_ text: String) -> ArchiveError {
-        ArchiveError(.usage, "'\(text)' is no address of a service.", remedy: "Write it as https://host or http://host:port/account.")
+    static var badEndpoint: ArchiveError {
+        ArchiveError(.usage, "The endpoint is no address of a service.", remedy: "Write it as https://host or http://host:port/account.")
     }
 
     public var description: String { "azblob://\(container)" + (prefix.isEmpty ? "" : "/" + prefix.dropLast()) }

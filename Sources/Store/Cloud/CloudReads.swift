@@ -24,7 +24,7 @@ func readObject(
     }
     guard let range else {
         for _ in 0..<3 {
-            let response = try await fetch(nil, ObjectKey.maximumSize)
+            let response = try await fetch(nil, key.largestSize)
             if response.status == 404 { throw ArchiveError.objectMissing(key, in: store) }
             if response.status == 200, isWhole(response) { return response.body }
         }

@@ -30,16 +30,16 @@ public struct GCSLocation: Sendable, Hashable, CustomStringConvertible {
             })
         else {
             throw ArchiveError(
-                .usage, "'\(url.text)' names no bucket of Google Cloud Storage.",
+                .usage, "'\(url.summary)' names no bucket of Google Cloud Storage.",
                 remedy: "Write it as gs://bucket/folder; a bucket's name has 3 to 222 of a-z, 0-9, '-', '_' and '.'.")
         }
         bucket = url.name
         prefix = try url.keyPrefix()
         endpoint = url.options["endpoint"]
-        if let endpoint, ServiceEndpoint(endpoint) == nil { throw Self.badEndpoint(endpoint) }
+        if let endpoint, ServiceEndpoint(endpoint) == nil { throw Self.badEndpoint }
         storageClass = url.options["storage-class"]
         guard storageClass.map({ shownCode($0) != nil }) ?? true else {
-            throw ArchiveError(.usage, "'\(url.text)' names no storage class.", remedy: "Use STANDARD, NEARLINE, COLDLINE or ARCHIVE.")
+            throw ArchiveError(.usage, "'\(url.summary)' names no storage class.", remedy: "Use STANDARD, NEARLINE, COLDLINE or ARCHIVE.")
         }
         credentials = url.options["credentials"]
         userProject = url.options["user-project"]
@@ -48,8 +48,8 @@ public struct GCSLocation: Sendable, Hashable, CustomStringConvertible {
         transport = try TransportOptions(url)
     }
 
-    static func badEndpoint(_ text: String) -> ArchiveError {
-        ArchiveError(.usage, "'\(text)' is no address of a service.", remedy: "Write it as https://host or http://host:port.")
+    static var badEndpoint: ArchiveError {
+        ArchiveError(.usage, "The endpoint is no address of a service.", remedy: "Write it as https://host or http://host:port.")
     }
 
     public var description: String { "gs://\(bucket)" + (prefix.isEmpty ? "" : "/" + prefix.dropLast()) }
@@ -61,7 +61,7 @@ public struct GCSLocation: Sendable, Hashable, CustomStringConvertible {
         guard let text = endpoint ?? environment("STORAGE_EMULATOR_HOST").map({ $0.contains("://") ? $0 : "http://" + $0 }), !text.isEmpty else {
             return ServiceEndpoint("https://storage.googleapis.com")!
         }
-        guard let service = ServiceEndpoint(text) else { throw Self.badEndpoint(text) }
+        guard let service = ServiceEndpoint(text) else { throw Self.badEndpoint }
         return service
     }
 
@@ -74,7 +74,7 @@ extension StoreURL {
     func requirement(_ name: String) throws(ArchiveError) -> Bool {
         guard let value = options[name] else { return false }
         guard value == "required" else {
-            throw ArchiveError(.usage, "'\(value)' is no value for '\(name)'.", remedy: "Write \(name)=required, or leave it out.")
+            throw ArchiveError(.usage, "The value for '\(name)' of '\(summary)' is not known.", remedy: "Write \(name)=required, or leave it out.")
         }
         return true
     }

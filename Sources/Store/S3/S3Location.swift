@@ -35,10 +35,10 @@ public struct S3Location: Sendable, Hashable, CustomStringConvertible {
     /// - Throws: `.usage` with what would be right.
     init(_ url: StoreURL) throws(ArchiveError) {
         try url.checkOptions(Self.names + TransportOptions.names)
-        func fail(_ why: String, _ remedy: String) -> ArchiveError { ArchiveError(.usage, "'\(url.text)' \(why).", remedy: remedy) }
+        func fail(_ why: String, _ remedy: String) -> ArchiveError { ArchiveError(.usage, "'\(url.summary)' \(why).", remedy: remedy) }
         func word<T: RawRepresentable>(_ name: String, _ known: [String]) throws(ArchiveError) -> T? where T.RawValue == String {
             guard let text = url.options[name] else { return nil }
-            guard let value = T(rawValue: text) else { throw fail("has '\(text)' for '\(name)'", "Write one of: \(known.joined(separator: ", ")).") }
+            guard let value = T(rawValue: text) else { throw fail("has a value for '\(name)' that is not known", "Write one of: \(known.joined(separator: ", ")).") }
             return value
         }
         func plain(_ name: String, _ what: String) throws(ArchiveError) -> String? {
@@ -55,7 +55,7 @@ public struct S3Location: Sendable, Hashable, CustomStringConvertible {
         if let region,
             !region.utf8.allSatisfy({ byte in (0x30...0x39).contains(byte) || (0x61...0x7A).contains(byte | 0x20) || byte == 0x2D || byte == 0x5F })
         {
-            throw fail("has '\(region)' for 'region'", "Write it as region=eu-central-1.")
+            throw fail("has a value for 'region' that is none", "Write it as region=eu-central-1.")
         }
         if let text = url.options["endpoint"] {
             guard let address = ServiceEndpoint(text) else {
@@ -72,19 +72,19 @@ public struct S3Location: Sendable, Hashable, CustomStringConvertible {
         checksum = try word("checksum", Checksum.allCases.map(\.rawValue))
         if let text = url.options["retain"] {
             guard text.hasSuffix("d"), let days = Int(text.dropLast()), (1...36_500).contains(days) else {
-                throw fail("has '\(text)' for 'retain'", "Write days, such as retain=30d.")
+                throw fail("has a value for 'retain' that is no number of days", "Write days, such as retain=30d.")
             }
             retainDays = days
         }
         if let text = url.options["versioning"] {
-            guard text == "required" else { throw fail("has '\(text)' for 'versioning'", "Write versioning=required, or leave it out.") }
+            guard text == "required" else { throw fail("has a value for 'versioning' that is not known", "Write versioning=required, or leave it out.") }
             versioning = true
         }
         try checkTogether(fail)
     }
 
     private func checkTogether(_ fail: (String, String) -> ArchiveError) throws(ArchiveError) {
-        // AWS allows less; gateways and old buckets have capitals and underscores.
+        // AWS allows less, which is seen when the endpoint is known; other servers have capitals and underscores.
         let isName = bucket.utf8.allSatisfy { byte in
             switch byte {
             case 0x30...0x39, 0x61...0x7A, 0x41...0x5A, UInt8(ascii: "-"), UInt8(ascii: "."), UInt8(ascii: "_"): true
@@ -98,7 +98,7 @@ public struct S3Location: Sendable, Hashable, CustomStringConvertible {
             throw fail("has a bucket that cannot be part of a host's name", "Use addressing=path.")
         }
         if let encryption, !["AES256", "aws:kms", "aws:kms:dsse"].contains(encryption) {
-            throw fail("has '\(encryption)' for 'sse'", "Write sse=AES256 or sse=aws:kms.")
+            throw fail("has a value for 'sse' that is not known", "Write sse=AES256 or sse=aws:kms.")
         }
         guard encryptionKey == nil || encryption?.hasPrefix("aws:kms") == true else {
             throw fail("has a key for KMS without sse=aws:kms", "Add sse=aws:kms.")
@@ -125,7 +125,7 @@ struct S3Place: Sendable, Hashable {
     var isPathStyle: Bool
 
     /// - Parameter configured: what the profile's configuration file says of region and endpoint.
-    /// - Throws: `.usage` for an endpoint in the environment that is no address.
+    /// - Throws: `.usage` for an endpoint in the environment that is no address, and for a bucket that AWS cannot have.
     init(_ location: S3Location, environment: (String) -> String?, configured: (String) -> String?) throws(ArchiveError) {
         func set(_ name: String) -> String? { environment(name).flatMap { $0.isEmpty ? nil : $0 } }
         region = location.region ?? set("AWS_REGION") ?? set("AWS_DEFAULT_REGION") ?? configured("region") ?? "us-east-1"
@@ -147,6 +147,11 @@ struct S3Place: Sendable, Hashable {
         }
         // A certificate for *.s3.amazonaws.com does not cover a bucket with a dot; servers of one's own rarely have a name for each bucket.
         let isOwn = location.endpoint != nil || given != nil
+        guard isOwn || location.bucket.lowercased() == location.bucket && !location.bucket.contains("_") else {
+            throw ArchiveError(
+                .usage, "'\(location.bucket)' is no name of a bucket of AWS.",
+                remedy: "A bucket's name has 3 to 63 of a-z, 0-9, '-' and '.'. For a server of your own, which may allow more, add endpoint=https://host:port.")
+        }
         isPathStyle = location.addressing.map { $0 == .path } ?? (isOwn || location.bucket.contains(".") || location.bucket.contains("_"))
     }
 

@@ -18,8 +18,9 @@ extension S3Objects {
         }
         let first = try await piece(key, 0..<Self.pieceSize, tag: nil, whole: true)
         guard first.total > UInt64(first.bytes.count) else { return first.bytes }
-        guard first.total <= UInt64(ObjectKey.maximumSize), let tag = first.tag else {
-            throw ArchiveError(.objectDamaged, "The object '\(key)' in \(description) has \(first.total) bytes, more than any of an archive.")
+        guard first.total <= UInt64(key.largestSize), let tag = first.tag else {
+            throw ArchiveError(.objectDamaged, "The object '\(key)' in \(description) has \(first.total) bytes, more than one of its name can have.",
+                remedy: "See whether the URL names the archive, and what wrote this object: Tidemark did not.")
         }
         var pieces: [UInt64: [UInt8]] = [0: first.bytes]
         var next = UInt64(first.bytes.count)
@@ -64,7 +65,7 @@ extension S3Objects {
         if let tag { headers.append(("If-Match", tag)) }
         let response = try await service.send(
             S3Request(
-                action: .get, method: .get, key: location.prefix + key.path, headers: headers, limit: whole ? ObjectKey.maximumSize : range.count,
+                action: .get, method: .get, key: location.prefix + key.path, headers: headers, limit: whole ? key.largestSize : range.count,
                 check: { Self.fault($0, range) }))
         switch response.status {
         case 206:
