@@ -77,23 +77,21 @@ struct CopyKeeperTests {
         }
     }
 
-    @Test("looks at once for a history that this process begins, not only when it is time for it", .timeLimit(.minutes(1)))
+    @Test("looks at once for a history that this process begins, not only when it is time for it", .timeLimit(.minutes(10)))
     func begins() async throws {
         let recent = RecentStore(primary)
         _ = try await Catalog.create(in: primary, at: at(0), version: "test")
         let place = FaultyStore(recent, "primary")
         let copy = MemoryStore()
-        // The next look would come after ten seconds.
-        let keeper = CopyKeeper(primary: try await Catalog.open(place), copy: copy, interval: 1, output: Log("test"), histories: { recent.histories })
+        // The next look would come after an hour.
+        let keeper = CopyKeeper(primary: try await Catalog.open(place), copy: copy, interval: 1, seldom: 3600, output: Log("test"), histories: { recent.histories })
         let task = Task { try await keeper.run() }
         while place.count("list") == 0 { try await Task.sleep(for: .milliseconds(5)) }
-        let begun = ContinuousClock.now
         let fresh = MemoryStore()
         _ = try await World(in: fresh, seed: 1)
         for (key, bytes) in try await fresh.everything() where key != "tidemark.json" { try await recent.put(bytes, at: ObjectKey(known: key)) }
         #expect(recent.histories == 1)
         while try await copy.listAll(prefix: "sources/").isEmpty { try await Task.sleep(for: .milliseconds(5)) }
-        #expect(ContinuousClock.now - begun < .seconds(8))
         task.cancel()
         await #expect(throws: CancellationError.self) { try await task.value }
     }

@@ -55,7 +55,7 @@ struct ReadBackTests {
         #expect(try spool.readDiscarded(names[2]) != nil)
     }
 
-    @Test("an agent without the archive's content knows a record that goes on from the last archived segment", .timeLimit(.minutes(5)))
+    @Test("an agent without the archive's content knows a record that goes on from the last archived segment", .timeLimit(.minutes(10)))
     func straddling() async throws {
         let server = try await Server(try #require(Server.bindirs.first))
         let state = try TemporaryDirectory()

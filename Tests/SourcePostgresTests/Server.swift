@@ -84,7 +84,7 @@ final class Server: Sendable {
 }
 
 /// Waits for something that has to become true, generously.
-func eventually(_ what: String, seconds: Double = 60, _ condition: () async throws -> Bool) async throws {
+func eventually(_ what: String, seconds: Double = 300, _ condition: () async throws -> Bool) async throws {
     let start = now()
     while try await !condition() {
         guard now() - start < seconds else { throw ArchiveError(.interrupted, "waited \(seconds) s for \(what)") }

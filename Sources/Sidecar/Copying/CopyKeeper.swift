@@ -36,21 +36,23 @@ public actor CopyKeeper {
     /// Seconds after which everything is looked for, whether anything is known to have changed or not.
     static let thoroughly = 30.0
     /// Seconds between two looks for new bases and histories.
-    private var seldom: Double { min(10, interval * 10) }
+    private let seldom: Double
 
     /// - Parameters:
     ///   - store: where the copy is.
     ///   - interval: seconds between two looks at the log.
+    ///   - seldom: seconds between two looks for new bases and histories; `nil`: ten intervals, ten seconds at most.
     ///   - changes: how often this process changed anything of a source in the primary: it is looked at when that number is another one, else
     ///     seldom. `nil`: it is looked at each time.
     ///   - histories: how often this process began a history in the primary: they are looked for when that number is another one, else seldom.
     public init(
-        primary: Catalog, copy store: any ObjectStore, interval: Double, output: Log, memory: Memory? = nil,
+        primary: Catalog, copy store: any ObjectStore, interval: Double, seldom: Double? = nil, output: Log, memory: Memory? = nil,
         changes: (@Sendable (String) -> UInt64)? = nil, histories: @escaping @Sendable () -> UInt64 = { 0 }
     ) {
         self.primary = primary
         self.store = store
         self.interval = interval
+        self.seldom = seldom ?? min(10, interval * 10)
         self.output = output
         self.memory = memory
         self.changes = changes
