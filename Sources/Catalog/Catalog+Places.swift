@@ -10,10 +10,10 @@ extension Catalog {
     public static var placeRules: PlaceRules {
         PlaceRules(
             identityKey: ObjectKey(known: "tidemark.json"),
-            isIdentity: { bytes in
+            archive: { bytes in
                 struct Identity: Decodable { var format: Int; var id: String }
-                guard let identity = try? JSONDecoder().decode(Identity.self, from: Data(bytes)) else { return false }
-                return identity.format >= 1 && !identity.id.isEmpty
+                guard let identity = try? JSONDecoder().decode(Identity.self, from: Data(bytes)) else { return nil }
+                return identity.format >= 1 && !identity.id.isEmpty ? identity.id : nil
             }, isReplaced: isReplaced)
     }
 

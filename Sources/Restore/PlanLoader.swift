@@ -311,7 +311,9 @@ public struct PlanLoader: Sendable {
         let known = try await catalog.sources()
         throw ArchiveError(
             .targetUnreachable, "The archive has no source '\(source)'.",
-            remedy: known.isEmpty ? "Start `tidemark agent` first." : "It has: \(known.joined(separator: ", ")).")
+            remedy: known.isEmpty
+                ? "It has none at all. See whether --archive, or the configuration, names the right archive; in a new one they appear when `tidemark agent` runs."
+                : "It has: \(known.joined(separator: ", ")).")
     }
 
     /// Whether the anchor's archived log has the fence's marker.

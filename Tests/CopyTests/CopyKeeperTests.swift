@@ -2,6 +2,7 @@ import ArchiveCore
 import ArchiveTesting
 import Catalog
 import DurableIO
+import Glibc
 import Runtime
 import Sidecar
 import Store
@@ -33,6 +34,68 @@ struct CopyKeeperTests {
         #expect(full?.code == .archiveExists && full?.message.contains("photos/1.jpg") == true)
         // Refusals end it; it is not tried again and again.
         await #expect(throws: ArchiveError.self) { try await keeper(photos).run() }
+    }
+
+    @Test("refuses the primary itself under another name, and leaves no probe behind")
+    func same() async throws {
+        let directory = try TemporaryDirectory()
+        try await checkSame(FaultyStore(primary, "http://127.0.0.1"), FaultyStore(primary, "http://localhost"), primary)
+        let (path, link) = (directory.path + "/a", directory.path + "/link")
+        try #require(symlink(path, link) == 0)
+        try await checkSame(FileStore(path: path), FileStore(path: link), FileStore(path: path))
+    }
+
+    private func checkSame(_ store: any ObjectStore, _ alias: any ObjectStore, _ plain: any ObjectStore) async throws {
+        _ = try await World(in: plain, seed: 1)
+        let before = try await plain.listAll(prefix: "").map(\.key)
+        let keeper = CopyKeeper(primary: try await Catalog.open(RecentStore(store)), copy: alias, interval: 0.01, output: Log("test"))
+        for _ in 0..<2 {
+            let error = await #expect(throws: ArchiveError.self) { try await keeper.run() }
+            #expect(error?.code == .archiveExists && error?.message.contains("\(alias.description) cannot be a copy: it is the same place as the primary \(store.description)") == true)
+        }
+        #expect(try await plain.listAll(prefix: "").map(\.key) == before)
+    }
+
+    @Test("places whose names say that they share objects are told apart from others")
+    func overlaps() throws {
+        let directory = try TemporaryDirectory()
+        let real = directory.path
+        try Files.makeDirectory(real + "/a")
+        try #require(symlink(real + "/a", real + "/link") == 0)
+        func overlap(_ a: String, _ b: String) throws -> PlaceOverlap? { try StoreLocation(a).overlap(with: StoreLocation(b)) }
+        let cases: [(String, PlaceOverlap?)] = [
+            ("a/", .same), ("./a", .same), ("b/../a", .same), ("link", .same), ("a/sub", .inside), ("link/new/sub", .inside), ("", .around), ("ab", nil), ("b", nil),
+        ]
+        for (name, expected) in cases { #expect(try overlap("file://\(real)/\(name)", "file://\(real)/a") == expected, "\(name)") }
+        #expect(try overlap("file:///x/new/a", "file:///x/./new/a/") == .same)
+        for scheme in ["s3", "gs", "azblob"] {
+            #expect(try overlap("\(scheme)://bucket/a/", "\(scheme)://bucket/a") == .same)
+            #expect(try overlap("\(scheme)://bucket/a/b", "\(scheme)://bucket/a") == .inside)
+            #expect(try overlap("\(scheme)://bucket", "\(scheme)://bucket/a") == .around)
+            #expect(try overlap("\(scheme)://bucket/ab", "\(scheme)://bucket/a") == nil)
+            #expect(try overlap("\(scheme)://other/a", "\(scheme)://bucket/a") == nil)
+        }
+    }
+
+    @Test("looks at once for a history that this process begins, not only when it is time for it", .timeLimit(.minutes(1)))
+    func begins() async throws {
+        let recent = RecentStore(primary)
+        _ = try await Catalog.create(in: primary, at: at(0), version: "test")
+        let place = FaultyStore(recent, "primary")
+        let copy = MemoryStore()
+        // The next look would come after ten seconds.
+        let keeper = CopyKeeper(primary: try await Catalog.open(place), copy: copy, interval: 1, output: Log("test"), histories: { recent.histories })
+        let task = Task { try await keeper.run() }
+        while place.count("list") == 0 { try await Task.sleep(for: .milliseconds(5)) }
+        let begun = ContinuousClock.now
+        let fresh = MemoryStore()
+        _ = try await World(in: fresh, seed: 1)
+        for (key, bytes) in try await fresh.everything() where key != "tidemark.json" { try await recent.put(bytes, at: ObjectKey(known: key)) }
+        #expect(recent.histories == 1)
+        while try await copy.listAll(prefix: "sources/").isEmpty { try await Task.sleep(for: .milliseconds(5)) }
+        #expect(ContinuousClock.now - begun < .seconds(8))
+        task.cancel()
+        await #expect(throws: CancellationError.self) { try await task.value }
     }
 
     @Test("does not fill a place that lost its copy again before it is told to")
@@ -139,6 +202,19 @@ struct CopyKeeperTests {
         #expect(!Files.exists(directory.path + "/copy"))
         try Files.rename(directory.path + "/elsewhere", to: directory.path + "/copy")
         try await store.put([1], at: ObjectKey(known: "a/c"))
+    }
+
+    @Test("a directory that was emptied under a store is named, and not begun anew")
+    func emptiedDirectory() async throws {
+        let directory = try TemporaryDirectory()
+        let path = directory.path + "/copy"
+        let store = FileStore(path: path)
+        try await store.put([1], at: ObjectKey(known: "a/b"))
+        try Files.removeTree(path)
+        try Files.makeDirectory(path)
+        let error = await #expect(throws: ArchiveError.self) { try await store.put([1], at: ObjectKey(known: "a/c")) }
+        #expect(error?.code == .storeUnavailable && error?.message.contains("'\(path)' was emptied") == true && error?.remedy != nil)
+        #expect(try Files.names(in: path).isEmpty)
     }
 }
 

@@ -172,6 +172,48 @@ struct FallbackTests {
         #expect(hanging.count("list") == 1)
     }
 
+    @Test("a copy that hangs from the beginning holds nothing up once the primary, or another copy, has answered", .timeLimit(.minutes(1)), arguments: [false, true])
+    func hangs(_ isPrimaryDead: Bool) async throws {
+        let world = try await world()
+        let expected = try await restored(world.catalog)
+        let (first, hanging) = (FaultyStore(primary, "primary"), FaultyStore(copy, "hanging"))
+        if isPrimaryDead { first.set { _, _ in .before } }
+        // It does not even mind that nobody waits any more.
+        hanging.onRead { _ in await Task.detached { do { try await Task.sleep(for: .seconds(3600)) } catch { return } }.value }
+        let (catalog, _, report) = try await open([first, hanging, FaultyStore(copy, "copy")], patience: 0.05)
+        #expect(try await restored(catalog) == expected)
+        #expect(report.warnings.isEmpty != isPrimaryDead)
+        #expect(hanging.count("get") == 1)
+    }
+
+    @Test("a primary that is slow is waited for, though a copy has answered")
+    func slow() async throws {
+        _ = try await world()
+        let first = FaultyStore(primary, "primary")
+        first.onRead { _ in try await Task.sleep(for: .milliseconds(200)) }
+        let (catalog, _, report) = try await open([first, FaultyStore(copy, "copy")], patience: 0.01)
+        _ = try await catalog.sources()
+        #expect(report.warnings.isEmpty)
+    }
+
+    @Test("without the primary, copies of different archives are refused, each with its archive's id", arguments: [false, true])
+    func disagreement(_ isPrimaryEmpty: Bool) async throws {
+        let world = try await world()
+        let other = MemoryStore()
+        let foreign = try await World(in: other, seed: 3)
+        let first = FaultyStore(isPrimaryEmpty ? MemoryStore() : primary, "file:///primary")
+        if !isPrimaryEmpty { first.set { _, _ in .before } }
+        let (second, third) = (FaultyStore(other, "s3://wrong"), FaultyStore(copy, "s3://right"))
+        let error = await #expect(throws: ArchiveError.self) { _ = try await open([first, second, third]) }
+        #expect(error?.code == .twoHistories)
+        for text in ["s3://wrong: archive \(foreign.catalog.identity.id)", "s3://right: archive \(world.catalog.identity.id)"] {
+            #expect(error?.message.contains(text) == true, "\(String(describing: error))")
+        }
+        #expect(error?.remedy?.contains("--archive") == true)
+        // Named alone it is read.
+        #expect(try await open([first, third]).catalog.identity == world.catalog.identity)
+    }
+
     @Test("what is not there anywhere is what it always was: no archive")
     func nothing() async throws {
         let error = await #expect(throws: ArchiveError.self) { _ = try await open([MemoryStore(), MemoryStore()]) }

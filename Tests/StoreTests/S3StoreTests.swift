@@ -62,7 +62,7 @@ struct S3StoreTests {
     @Test("with confirm=answer the right checksum in the answer is enough, and nothing less")
     func believing() async throws {
         let server = ScriptedS3()
-        let store = try server.store("s3://bucket/folder?endpoint=http://s3.test&confirm=answer")
+        let store = try server.store("s3://bucket/folder?endpoint=http://s3.test&checksum=md5&confirm=answer")
         try await store.put([1, 2], at: key)
         #expect(server.asked(.head, "/a/b") == 0)
         let lies = Mutex(0)
@@ -74,7 +74,7 @@ struct S3StoreTests {
             else { return nil }
             return HTTPResponse(status: 200)
         }
-        try await liar.store("s3://bucket/folder?endpoint=http://s3.test&confirm=answer").put([1, 2], at: key)
+        try await liar.store("s3://bucket/folder?endpoint=http://s3.test&checksum=md5&confirm=answer").put([1, 2], at: key)
         #expect(liar.object("folder/a/b") == [1, 2], "an answer without a checksum is not believed")
     }
 

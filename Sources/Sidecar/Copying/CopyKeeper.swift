@@ -4,7 +4,7 @@ import Runtime
 import Store
 
 /// Keeps one copy of an archive level with its primary, until its task is cancelled: starts over with growing pauses after failures. It only
-/// reads the primary, and nothing waits for it.
+/// reads the primary, but for one probe that tells whether both are the same place, and nothing waits for it.
 public actor CopyKeeper {
     /// What a copy remembers on the agent's own disk: that a place held it once. An empty place is then not filled again in silence.
     public struct Memory: Sendable {
@@ -26,6 +26,7 @@ public actor CopyKeeper {
     private let output: Log
     private let memory: Memory?
     private let changes: (@Sendable (String) -> UInt64)?
+    private let histories: @Sendable () -> UInt64
     /// What `catchUp` goes on with.
     private var opened: CopyTarget?
     private var caughtUp: [IncarnationRecord: (log: HistoryCopy, bases: BaseCopy)] = [:]
@@ -42,9 +43,10 @@ public actor CopyKeeper {
     ///   - interval: seconds between two looks at the log.
     ///   - changes: how often this process changed anything of a source in the primary: it is looked at when that number is another one, else
     ///     seldom. `nil`: it is looked at each time.
+    ///   - histories: how often this process began a history in the primary: they are looked for when that number is another one, else seldom.
     public init(
         primary: Catalog, copy store: any ObjectStore, interval: Double, output: Log, memory: Memory? = nil,
-        changes: (@Sendable (String) -> UInt64)? = nil
+        changes: (@Sendable (String) -> UInt64)? = nil, histories: @escaping @Sendable () -> UInt64 = { 0 }
     ) {
         self.primary = primary
         self.store = store
@@ -52,6 +54,7 @@ public actor CopyKeeper {
         self.output = output
         self.memory = memory
         self.changes = changes
+        self.histories = histories
     }
 
     /// Whether trying again would change nothing before somebody has looked.
@@ -80,7 +83,8 @@ public actor CopyKeeper {
 
     /// Makes an empty place a copy, or finds out that it is one.
     ///
-    /// - Throws: what the place throws; `.twoHistories` when it holds another archive, `.archiveExists` when it holds anything else.
+    /// - Throws: what the place throws; `.twoHistories` when it holds another archive, `.archiveExists` when it holds anything else, or is the
+    ///   primary itself.
     public func create() async throws { _ = try await open() }
 
     /// Brings the copy level once.
@@ -106,7 +110,8 @@ public actor CopyKeeper {
 
     // MARK: The place
 
-    /// - Throws: what the place throws; `.twoHistories` when it holds another archive, `.archiveExists` when it holds anything else.
+    /// - Throws: what the place throws; `.twoHistories` when it holds another archive, `.archiveExists` when it holds anything else, or is the
+    ///   primary itself.
     private func open() async throws -> CopyTarget {
         let key = Catalog.placeRules.identityKey
         let identity = try await primary.store.get(key)
@@ -115,6 +120,9 @@ public actor CopyKeeper {
                 throw ArchiveError(
                     .twoHistories, "\(store.description) is not a copy of the archive at \(primary.store.description): its '\(key)' is another one.",
                     remedy: "Name the right place under 'copies' in the configuration.")
+            }
+            guard try await !primary.store.isSamePlace(as: store) else {
+                throw ArchiveError.noCopy(store.description, .same, primary.store.description, isPrimary: true)
             }
         } catch let error as ArchiveError where error.code == .objectMissing {
             if let first = try await store.list(prefix: "", after: nil, limit: 1).first {
@@ -143,22 +151,31 @@ public actor CopyKeeper {
     // MARK: Following
 
     private func follow(_ target: CopyTarget) async throws {
-        try await withThrowingTaskGroup(of: [IncarnationRecord].self) { group in
+        try await withThrowingTaskGroup(of: (seen: UInt64, found: [IncarnationRecord]).self) { group in
             var known: Set<IncarnationRecord> = []
-            group.addTask { try await self.incarnations() }
-            while let found = try await group.next() {
-                // One that never ends gives nothing: this is the one that looks for histories.
+            group.addTask { try await self.lookForHistories() }
+            // One that never ends gives nothing: this is the one that looks for histories.
+            while let (seen, found) = try await group.next() {
                 for incarnation in found where known.insert(incarnation).inserted {
                     let isOld = found.contains { $0.source == incarnation.source && $0.number > incarnation.number }
-                    group.addTask { try await self.followLog(HistoryCopy(incarnation, target: target), isOld: isOld) }
-                    group.addTask { try await self.followBases(BaseCopy(incarnation, target: target), isOld: isOld) }
+                    group.addTask { (0, try await self.followLog(HistoryCopy(incarnation, target: target), isOld: isOld)) }
+                    group.addTask { (0, try await self.followBases(BaseCopy(incarnation, target: target), isOld: isOld)) }
                 }
-                group.addTask { [seldom] in
-                    try await Task.sleep(for: .seconds(seldom))
-                    return try await self.incarnations()
+                group.addTask {
+                    try await self.waitForHistories(since: seen)
+                    return try await self.lookForHistories()
                 }
             }
         }
+    }
+
+    /// - Returns: also the number that was told before the look: what began meanwhile is looked for again.
+    private func lookForHistories() async throws -> (seen: UInt64, found: [IncarnationRecord]) { (histories(), try await incarnations()) }
+
+    /// Waits until this process has begun another history, but not longer than what others begin may wait.
+    private func waitForHistories(since seen: UInt64) async throws {
+        let end = ContinuousClock.now + .seconds(seldom)
+        while ContinuousClock.now < end, histories() == seen { try await Task.sleep(for: .seconds(min(interval, seldom))) }
     }
 
     /// - Parameter isOld: the source has a newer history: once everything of this one is copied, nothing changes any more.

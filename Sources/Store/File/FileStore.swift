@@ -101,6 +101,7 @@ public final class FileStore: ObjectStore {
         precondition(bytes.count <= ObjectKey.maximumSize)
         let path = "\(root)/\(key.path)"
         if try same(bytes, at: path, key: key) { return }
+        try checkPresence()
         try ensureFolder(Files.parent(of: path))
         let aside = try asideFolder()
         let number = state.withLock { state in
@@ -151,6 +152,16 @@ public final class FileStore: ObjectStore {
         }
         try Files.makeDirectory(path)
         state.withLock { $0.folders.formUnion([path, root]) }
+    }
+
+    /// The folder that this process holds there is gone only when everything else may be gone too.
+    ///
+    /// - Throws: `.storeUnavailable`.
+    private func checkPresence() throws {
+        guard let aside = state.withLock({ $0.aside }), !Files.exists(aside.path), Files.exists(root) else { return }
+        throw ArchiveError(
+            .storeUnavailable, "The directory '\(root)' was emptied, or what was mounted there is not any more.",
+            remedy: "Mount its file system again. If it was emptied on purpose, start this tidemark again.")
     }
 
     private func asideFolder() throws -> Aside {

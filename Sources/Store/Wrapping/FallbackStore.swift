@@ -1,21 +1,22 @@
 import ArchiveCore
+import Runtime
 import Synchronization
 
 /// What the format of an archive says about places that hold the same one; the catalog knows it.
 public struct PlaceRules: Sendable {
     /// The object that says which archive a place holds.
     public var identityKey: ObjectKey
-    /// Whether these bytes can be such an object.
-    public var isIdentity: @Sendable ([UInt8]) -> Bool
+    /// The archive's own name in such an object; `nil` when these bytes are none.
+    public var archive: @Sendable ([UInt8]) -> String?
     /// Whether an object that a place does not have was replaced by another one that it has.
     public var isReplaced: @Sendable (ObjectKey, any ObjectStore) async throws -> Bool
 
     public init(
-        identityKey: ObjectKey, isIdentity: @escaping @Sendable ([UInt8]) -> Bool,
+        identityKey: ObjectKey, archive: @escaping @Sendable ([UInt8]) -> String?,
         isReplaced: @escaping @Sendable (ObjectKey, any ObjectStore) async throws -> Bool
     ) {
         self.identityKey = identityKey
-        self.isIdentity = isIdentity
+        self.archive = archive
         self.isReplaced = isReplaced
     }
 }
@@ -46,38 +47,79 @@ public final class FallbackStore: ObjectStore {
     private let stores: [any ObjectStore]
     private let identity: [UInt8]?
 
-    /// Looks which of the places hold the same archive as the primary or, where that cannot say, as the first copy that can.
+    /// Looks which of the places hold the same archive as the primary or, where that cannot say, as the copies that can.
     ///
     /// - Parameters:
-    ///   - patience: seconds after which a copy is no longer waited for while the primary has answered.
+    ///   - patience: seconds after which a copy is no longer waited for while the primary has answered, or another copy in its place.
     ///   - clock: seconds that never go back.
+    /// - Throws: `.twoHistories` when the primary cannot say which archive it is, and the copies are of different ones.
     public static func open(
         primary: any ObjectStore, copies: [any ObjectStore], rules: PlaceRules, report: FallbackReport, patience: Double = 10,
         clock: @escaping @Sendable () -> Double
     ) async throws -> FallbackStore {
+        let stores = [primary] + copies
+        let answers = await identities(of: stores, rules: rules, patience: patience)
+        try Task.checkCancellation()
+        let named = zip(stores, answers).compactMap { store, answer in (try? answer.get()).flatMap(rules.archive).map { (store: store.description, archive: $0) } }
+        if (try? answers[0].get()).flatMap(rules.archive) == nil, Set(named.map(\.archive)).count > 1 {
+            throw ArchiveError(
+                .twoHistories,
+                "\(primary.description) does not say which archive it is, and the other places hold different ones: "
+                    + named.map { "\($0.store): archive \($0.archive)" }.joined(separator: "; ") + ".",
+                remedy: "Name only the places of the archive that is meant, such as --archive \(named[0].store).")
+        }
         var places: [Place] = []
         var identity: [UInt8]?
-        for store in [primary] + copies {
+        for (store, answer) in zip(stores, answers) {
             var place = Place(store: store)
-            do {
-                let bytes = try await store.get(rules.identityKey)
-                if !rules.isIdentity(bytes) {
-                    place.failure = ArchiveError(.archiveDamaged, "'\(rules.identityKey)' in \(store.description) is damaged.")
-                } else if bytes != identity ?? bytes {
-                    place.isForeign = true
-                    place.failure = ArchiveError(.archiveMissing, "\(store.description) holds another archive.")
-                    report.note("\(store.description) holds another archive and was not read")
-                } else {
-                    identity = bytes
-                    place.isAdmitted = true
-                }
-            } catch let error as ArchiveError {
+            switch answer {
+            case .success(let bytes) where rules.archive(bytes) == nil:
+                place.failure = ArchiveError(.archiveDamaged, "'\(rules.identityKey)' in \(store.description) is damaged.")
+            case .success(let bytes) where bytes != identity ?? bytes:
+                place.isForeign = true
+                place.failure = ArchiveError(.archiveMissing, "\(store.description) holds another archive.")
+                report.note("\(store.description) holds another archive and was not read")
+            case .success(let bytes):
+                identity = bytes
+                place.isAdmitted = true
+            case .failure(let error):
                 place.failure = error.code == .objectMissing ? ArchiveError(.archiveMissing, "There is no archive at \(store.description).") : error
                 place.breaker.fail(at: clock())
             }
             places.append(place)
         }
         return FallbackStore(places: places, identity: identity, rules: rules, report: report, patience: patience, clock: clock)
+    }
+
+    /// What each place says it is, all being asked at once. The primary is waited for as long as it takes it to answer or to fail.
+    private static func identities(of stores: [any ObjectStore], rules: PlaceRules, patience: Double) async -> [Result<[UInt8], ArchiveError>] {
+        // Not a task group, which would wait for a place that hangs.
+        let (ends, end) = AsyncStream.makeStream(of: (Int, Result<[UInt8], ArchiveError>).self)
+        var tasks = stores.enumerated().map { place, store in
+            Task {
+                do { end.yield((place, .success(try await store.get(rules.identityKey)))) } catch {
+                    end.yield((place, .failure(error as? ArchiveError ?? ArchiveError(.storeUnavailable, "\(store.description) could not be asked.", cause: error))))
+                }
+            }
+        }
+        defer { for task in tasks { task.cancel() } }
+        var answers: [Int: Result<[UInt8], ArchiveError>] = [:]
+        for await (place, answer) in ends {
+            answers[place] = answer
+            guard answers.count < stores.count else { break }
+            let isKnown = answers.values.contains { (try? $0.get()).flatMap(rules.archive) != nil }
+            guard answers[0] != nil, isKnown, tasks.count == stores.count else { continue }
+            tasks.append(
+                Task {
+                    do { try await Task.sleep(for: .seconds(patience)) } catch { return }
+                    end.finish()
+                })
+        }
+        return stores.indices.map { answers[$0] ?? .failure(late(stores[$0], patience)) }
+    }
+
+    private static func late(_ store: any ObjectStore, _ seconds: Double) -> ArchiveError {
+        ArchiveError(.storeUnavailable, "\(store.description) did not answer within \(seconds) s.")
     }
 
     private init(
@@ -220,19 +262,10 @@ public final class FallbackStore: ObjectStore {
     private static func answer<T: Sendable>(
         of store: any ObjectStore, within seconds: Double?, _ ask: @escaping @Sendable (any ObjectStore) async throws -> T
     ) async throws -> Result<T, ArchiveError> {
-        guard let seconds else {
-            do { return .success(try await ask(store)) } catch let error as ArchiveError { return .failure(error) }
-        }
-        return try await withThrowingTaskGroup(of: Result<T, ArchiveError>.self) { group in
-            group.addTask { do { return .success(try await ask(store)) } catch let error as ArchiveError { return .failure(error) } }
-            group.addTask {
-                try await Task.sleep(for: .seconds(seconds))
-                return .failure(ArchiveError(.storeUnavailable, "\(store.description) did not answer within \(seconds) s."))
-            }
-            defer { group.cancelAll() }
-            guard let first = try await group.next() else { throw CancellationError() }
-            return first
-        }
+        do {
+            guard let seconds else { return .success(try await ask(store)) }
+            return try await within(seconds) { try await ask(store) }.map { .success($0) } ?? .failure(late(store, seconds))
+        } catch let error as ArchiveError { return .failure(error) }
     }
 
     // MARK: Places
@@ -246,7 +279,17 @@ public final class FallbackStore: ObjectStore {
         guard !isOpen, !isForeign else { return false }
         guard !isAdmitted else { return true }
         do {
-            guard try await stores[place].get(rules.identityKey) == identity else {
+            let found: [UInt8]
+            // As long as the primary serves, a copy must not hold it up.
+            if place > 0, places.withLock({ $0[0].isAdmitted }) {
+                guard let answer = try await within(patience, { [store = stores[place], rules] in try await store.get(rules.identityKey) }) else {
+                    throw Self.late(stores[place], patience)
+                }
+                found = answer
+            } else {
+                found = try await stores[place].get(rules.identityKey)
+            }
+            guard found == identity else {
                 fail(place, ArchiveError(.archiveMissing, "'\(rules.identityKey)' in \(stores[place].description) is damaged, or another archive's."))
                 return false
             }

@@ -10,6 +10,7 @@ public final class RecentStore: ObjectStore {
         var order: [ObjectKey] = []
         var bytes = 0
         var changes: [String: UInt64] = [:]
+        var histories: UInt64 = 0
     }
     private let inner: any ObjectStore
     private let limit: Int
@@ -26,6 +27,9 @@ public final class RecentStore: ObjectStore {
 
     /// How often anything of a source was put or removed through this.
     public func changes(of source: String) -> UInt64 { state.withLock { $0.changes[source] ?? 0 } }
+
+    /// How often the record of a history was put or removed through this.
+    public var histories: UInt64 { state.withLock { $0.histories } }
 
     public func put(_ bytes: [UInt8], at key: ObjectKey) async throws {
         try await inner.put(bytes, at: key)
@@ -79,9 +83,10 @@ public final class RecentStore: ObjectStore {
         }
     }
 
-    /// Keys are `<folder>/<source>/…`.
+    /// Keys are `<folder>/<source>/…`; what is below `probe/` is nobody's.
     private static func count(_ key: ObjectKey, in state: inout State) {
         let parts = key.path.split(separator: "/", maxSplits: 2)
-        if parts.count > 1 { state.changes[String(parts[1]), default: 0] += 1 }
+        if parts.count > 1, parts[0] != "probe" { state.changes[String(parts[1]), default: 0] += 1 }
+        if parts.first == "sources" { state.histories += 1 }
     }
 }

@@ -24,7 +24,7 @@ let agentCommand = Command(
         let shipping = Shipping(source: source.name, kind: kind, log: try component.makeLogSource(), catalog: catalog, output: output)
         return (source.name, SourceKeeper(shipping: shipping, locks: component.lockPaths, output: output))
     }
-    let copying = Copying(copies, of: catalog, configuration: configuration)
+    let copying = Copying(copies, at: place, of: catalog, configuration: configuration)
     // A source that is refused ends the agent's work on it, never that on the others.
     let work = Task {
         await withTaskGroup(of: (any Error)?.self) { group in
@@ -64,8 +64,8 @@ let agentCommand = Command(
 private struct Copying: Sendable {
     private let tasks: [Task<Void, Never>]
 
-    init(_ copies: [any ObjectStore], of primary: Catalog, configuration: Configuration) {
-        tasks = copies.map { store in
+    init(_ copies: [any ObjectStore], at place: ArchivePlace, of primary: Catalog, configuration: Configuration) {
+        tasks = copies.enumerated().map { number, store in
             let output = Log("copy \(store.description)")
             let path = "\(configuration.state)/copies/\(hexText(SHA256.of(Array(store.description.utf8))).prefix(16))"
             let memory = CopyKeeper.Memory(
@@ -73,9 +73,12 @@ private struct Copying: Sendable {
                 note: { if !Files.exists(path) { try Files.makeDirectory(Files.parent(of: path)); try Files.writeDurably(Array(store.description.utf8), to: path) } })
             let keeper = CopyKeeper(
                 primary: primary, copy: store, interval: configuration.tail, output: output, memory: memory,
-                changes: { (primary.store as? RecentStore)?.changes(of: $0) ?? 0 })
+                changes: { (primary.store as? RecentStore)?.changes(of: $0) ?? 0 }, histories: { (primary.store as? RecentStore)?.histories ?? 0 })
             return Task {
-                do { try await keeper.run() } catch is CancellationError {} catch { output.error("\(error) Nothing more is copied there.") }
+                do {
+                    if let error = try await blocking({ place.misplacement(ofCopy: number) }) { throw error }
+                    try await keeper.run()
+                } catch is CancellationError {} catch { output.error("\(error) Nothing more is copied there.") }
             }
         }
     }

@@ -53,6 +53,17 @@ struct ArchivePlace: Sendable, CustomStringConvertible {
     /// The copies themselves.
     func copies() throws -> [any ObjectStore] { try locations.dropFirst().map { try $0.open(context) } }
 
+    /// Why a copy's place is none, as far as the names of the places tell; `nil`: it may be one. Follows symbolic links, so it blocks.
+    ///
+    /// - Parameter copy: counts from 0.
+    func misplacement(ofCopy copy: Int) -> ArchiveError? {
+        let location = locations[copy + 1]
+        for (n, other) in locations[...copy].enumerated() {
+            if let overlap = location.overlap(with: other) { return .noCopy("\(location)", overlap, "\(other)", isPrimary: n == 0) }
+        }
+        return nil
+    }
+
     /// Opens the archive in its primary alone, for what examines or writes that one place.
     ///
     /// - Parameters:

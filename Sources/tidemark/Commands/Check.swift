@@ -1,5 +1,6 @@
 import ArchiveCore
 import Catalog
+import Runtime
 import Sidecar
 import Source
 import Store
@@ -20,13 +21,19 @@ let checkCommand = Command(
             findings["archive"]?.append(Finding(.ok, "archive", "new content is encrypted for \(catalog.keys.recipients.map(\.description).joined(separator: ", "))"))
         }
         findings["archive"]? += await catalog.store.examine().map { Finding($0, of: "archive") }
-        for copy in try ArchivePlace(configuration).copies() {
-            let name = "copy \(copy.description)"
-            order.append(name)
-            findings[name] = await CopyStatus.findings(of: copy, beside: catalog).map { Finding($0, of: name) }
-        }
     } catch let error as ArchiveError {
         findings["archive"] = [Finding(.failure, "archive", error.message, remedy: error.remedy)]
+    }
+    let place = try ArchivePlace(configuration)
+    for (number, copy) in try place.copies().enumerated() {
+        let name = "copy \(copy.description)"
+        order.append(name)
+        if let error = try await blocking({ place.misplacement(ofCopy: number) }) {
+            findings[name] = [Finding(.failure, name, error.message, remedy: error.remedy)]
+        } else {
+            let found = if let opened { await CopyStatus.findings(of: copy, beside: opened) } else { await CopyStatus.findings(alone: copy) }
+            findings[name] = found.map { Finding($0, of: name) }
+        }
     }
     for source in try Shared.sources(arguments, of: configuration) {
         order.append(source.name)

@@ -1,5 +1,6 @@
 import ArchiveCore
 import Catalog
+import Runtime
 import Store
 
 /// How far one copy of the archive is, by its own watermarks.
@@ -17,11 +18,23 @@ struct CopyStatus: Encodable {
     /// Why nothing is known of it.
     var problem: String?
 
+    /// Seconds within which a copy has to say what it is.
+    private static let patience = 10.0
+
+    private static func opened(_ store: any ObjectStore) async throws -> Catalog {
+        guard let copy = try await within(patience, { try await Catalog.open(store) }) else {
+            throw ArchiveError(
+                .storeUnavailable, "\(store.description) did not answer within \(Int(patience)) s.",
+                remedy: "See whether it can be reached; the agent catches up by itself when it can.")
+        }
+        return copy
+    }
+
     /// Asks a copy for what the primary has.
     static func of(_ store: any ObjectStore, beside primary: Catalog) async -> (status: CopyStatus, error: ArchiveError?) {
         var status = CopyStatus(archive: store.description)
         do {
-            let copy = try await Catalog.open(store)
+            let copy = try await opened(store)
             guard copy.identity == primary.identity else {
                 throw ArchiveError(
                     .twoHistories, "\(store.description) holds another archive, \(copy.identity.id), not \(primary.identity.id).",
@@ -57,8 +70,14 @@ struct CopyStatus: Encodable {
                 return [
                     StoreFinding(.failure, "\(store.description) is no archive and not empty: it holds '\(first.key)'", remedy: "Name an empty place for the copy.")
                 ]
-            } catch { return [StoreFinding(.failure, "\(error)")] }
+            } catch { return [finding(error)] }
         }
+        do {
+            guard try await !primary.store.isSamePlace(as: store) else {
+                let error = ArchiveError.noCopy(store.description, .same, primary.store.description, isPrimary: true)
+                return [StoreFinding(.failure, error.message, remedy: error.remedy)]
+            }
+        } catch { return [finding(error)] }
         var findings = [StoreFinding(.ok, "\(store.description) is a copy of the archive")] + (await store.examine())
         for log in status.logs {
             let what = "'\(log.source)', history \(log.incarnation)"
@@ -72,5 +91,27 @@ struct CopyStatus: Encodable {
             }
         }
         return findings
+    }
+
+    /// What `tidemark check` says of a copy when nothing is known of its primary: what it holds by itself.
+    static func findings(alone store: any ObjectStore) async -> [StoreFinding] {
+        do {
+            let copy = try await opened(store)
+            var findings = [StoreFinding(.ok, "\(store.description) holds the archive \(copy.identity.id)")] + (await store.examine())
+            for source in try await copy.sources() {
+                for incarnation in try await copy.incarnations(of: source) {
+                    let what = "'\(source)', history \(incarnation.id)"
+                    if let watermark = try await copy.watermark(of: incarnation) { findings.append(StoreFinding(.ok, "\(what): complete up to \(watermark)")) } else {
+                        findings.append(StoreFinding(.warning, "\(what): nothing of it is complete here"))
+                    }
+                }
+            }
+            return findings
+        } catch { return [finding(error)] }
+    }
+
+    private static func finding(_ error: any Error) -> StoreFinding {
+        guard let error = error as? ArchiveError else { return StoreFinding(.failure, "\(error)") }
+        return StoreFinding(.failure, error.message, remedy: error.remedy)
     }
 }

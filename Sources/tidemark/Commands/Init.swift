@@ -21,8 +21,10 @@ let initCommand = Command(
             remedy: "Name the recipients that the archive is to be encrypted for, or take `encrypt:` out for a plain archive.")
     }
     let keys = ArchiveKeys(recipients: try place.parsedRecipients())
+    let copies = try place.copies()
+    for copy in copies.indices { if let error = try await blocking({ place.misplacement(ofCopy: copy) }) { throw error } }
     let catalog = try await Catalog.create(in: try place.primary(), at: now(), version: Main.version, keys: keys)
-    for copy in try place.copies() { try await CopyKeeper(primary: catalog, copy: copy, interval: 1, output: Log()).create() }
+    for copy in copies { try await CopyKeeper(primary: catalog, copy: copy, interval: 1, output: Log()).create() }
     if arguments.has("json") {
         struct Created: Encodable { var archive, id, format: String; var copies: [String] }
         try Output.json(

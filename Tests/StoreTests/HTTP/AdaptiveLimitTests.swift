@@ -34,14 +34,15 @@ struct AdaptiveLimitTests {
         let rounds = [try await gate.enter(), try await gate.enter()]
         final class Order: Sendable { let of = Mutex<[Int]>([]) }
         let order = Order()
-        let tasks = (0..<5).map { n in
-            let task = Task {
-                let round = try await gate.enter()
-                order.of.withLock { $0.append(n) }
-                return round
-            }
-            while gate.waiting <= n { sched_yield() }
-            return task
+        var tasks: [Task<AdaptiveLimit.Round, any Error>] = []
+        for n in 0..<5 {
+            tasks.append(
+                Task {
+                    let round = try await gate.enter()
+                    order.of.withLock { $0.append(n) }
+                    return round
+                })
+            while gate.waiting <= n { try await Task.sleep(for: .milliseconds(1)) }
         }
         tasks[1].cancel()
         await #expect(throws: CancellationError.self) { try await tasks[1].value }

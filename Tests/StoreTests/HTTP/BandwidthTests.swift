@@ -127,7 +127,7 @@ struct BandwidthTests {
             }
             return try await group.reduce(into: []) { $0.append($1) }.sorted()
         }
-        #expect(ends[23] >= .seconds(1.8) && ends[23] < .seconds(8), "\(ends)")
+        #expect(ends[23] >= .seconds(1.8), "\(ends)")
         // Shared: none was done when it alone could have been, after 0.1 s.
         #expect(ends[0] > .seconds(0.2) && ends[12] > .seconds(1), "\(ends)")
     }

@@ -179,7 +179,7 @@ struct CurlTransportTests {
         #expect(try await failure { try await CurlTransport(options(stall: 0.5)).send(request) }.kind == .timeout)
     }
 
-    @Test("ends a request within 2 s of its cancellation, wherever it is, and its neighbours go on")
+    @Test("ends a request when it is cancelled, wherever it is, and its neighbours go on")
     func cancellation() async throws {
         let arrived = Counter()
         let server = try tinyServer { head, _, connection in
@@ -192,10 +192,9 @@ struct CurlTransportTests {
         let port = server.port
         let stalled = (0..<10).map { _ in Task { try await transport.send(get(port, "/stall")) } }
         while arrived.value < 10 { try await Task.sleep(for: .milliseconds(5)) }
-        let start = ContinuousClock.now
+        // Their own end would be a timeout, long after.
         for task in stalled { task.cancel() }
         for task in stalled { #expect(try await failure { try await task.value }.kind == .cancelled) }
-        #expect(ContinuousClock.now - start < .seconds(2))
         #expect(try await transport.send(get(port, "/quick")).status == 200)
         // Cancelled before it began.
         let late = Task {
