@@ -3,11 +3,14 @@ import ArchiveCore
 /// Why Azure Blob Storage would not do something (learn.microsoft.com/rest/api/storageservices/blob-service-error-codes).
 struct AzureRefusal: Sendable {
     var status: Int
+    /// Where a redirection leads.
+    var redirection: String?
     /// Such as `AuthorizationPermissionMismatch`. The text beside it is never used: it repeats signatures.
     var code: String?
 
     init(_ response: HTTPResponse) {
         status = response.status
+        redirection = response.redirection
         code = shownCode(response["x-ms-error-code"])
         if code == nil, response.body.count <= 1 << 16 { code = shownCode((try? XMLElement.parse(withoutMark(response.body)))?["Code"]) }
     }
@@ -26,7 +29,7 @@ struct AzureRefusal: Sendable {
     ///   - needed: what a SAS token must allow, such as `c` for create.
     func error(_ doing: String, container: String, needing needed: String) -> ArchiveError {
         let shown = "status \(status)" + (code.map { ", \($0)" } ?? "")
-        func refused(_ why: String, _ remedy: String?) -> ArchiveError {
+        func refused(_ why: String, _ remedy: String) -> ArchiveError {
             ArchiveError(.storeRefused, "Azure Blob Storage would not \(doing): \(why) (\(shown)).", remedy: remedy)
         }
         switch (status, code) {
@@ -56,7 +59,7 @@ struct AzureRefusal: Sendable {
         case (_, "InvalidHeaderValue"), (_, "UnsupportedHeader"):
             return refused("it does not know something that was asked", "See whether the access tier is one that this account has.")
         case (403, _): return refused("permission is missing", "Give the identity the role Storage Blob Data Contributor on container \(container).")
-        default: return refused("it answered so", nil)
+        default: return refused("it answered so", strangeAnswerRemedy(redirection))
         }
     }
 }

@@ -28,8 +28,11 @@ final class AzureService: WriteOnceService {
         }
         var direct = location.transport
         direct.proxy = ""
-        let remote = TokenServer(transport, name: "Microsoft Entra", now: context.now)
-        let local = TokenServer(try context.transport(direct), name: "The identity service of this machine", now: context.now)
+        let remote = TokenServer(transport, name: "Microsoft Entra", policy: .token, now: context.now)
+        direct.connectTimeout = min(direct.connectTimeout, 2)
+        direct.stallTimeout = min(direct.stallTimeout, 5)
+        let local = TokenServer(
+            try context.transport(direct), name: "The identity service of this machine", policy: .nearby, now: context.now)
         tokens = TokenCache { try await identity.token(at: $0, remote: remote, local: local) }
     }
 

@@ -17,6 +17,21 @@ func shownCode(_ text: String?) -> String? {
     return isWord ? text : nil
 }
 
+extension HTTPResponse {
+    /// The address that a redirection names, `scheme://host`, without a path or a query, which may be signed.
+    var redirection: String? {
+        guard [301, 302, 303, 307, 308].contains(status), let text = self["location"], let colon = text.firstRange(of: "://"),
+            let endpoint = ServiceEndpoint(text[..<colon.upperBound] + String(text[colon.upperBound...].prefix { !"/?#".contains($0) }))
+        else { return nil }
+        return "\(endpoint.scheme)://\(endpoint.host)"
+    }
+}
+
+/// What to do about an answer whose code says nothing known.
+func strangeAnswerRemedy(_ redirection: String?) -> String {
+    (redirection.map { "It redirects to \($0): correct the endpoint. " } ?? "") + "See the endpoint: what answers there may not be the service."
+}
+
 /// A service's address: `http(s)://host[:port][/path]`.
 struct ServiceEndpoint: Sendable, Hashable {
     var scheme: String

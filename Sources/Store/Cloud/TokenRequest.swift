@@ -7,8 +7,8 @@ struct TokenServer: Sendable {
     /// What people call it.
     private let name: String
 
-    init(_ transport: any HTTPTransport, name: String, now: @escaping @Sendable () -> Moment) {
-        client = HTTPClient(transport, service: name, now: now)
+    init(_ transport: any HTTPTransport, name: String, policy: RetryPolicy, now: @escaping @Sendable () -> Moment) {
+        client = HTTPClient(transport, service: name, now: now, policy: policy)
         self.name = name
     }
 

@@ -93,6 +93,8 @@ enum GCSHashes {
 /// Why Google Cloud Storage would not do something.
 struct GCSRefusal: Sendable {
     var status: Int
+    /// Where a redirection leads.
+    var redirection: String?
     /// Such as `retentionPolicyNotMet`.
     var reason: String?
     /// Such as `storage.objects.create`, where the answer names one.
@@ -114,6 +116,7 @@ struct GCSRefusal: Sendable {
         let failure = response.body.count > 1 << 16 ? nil : try? JSONDecoder().decode(Body.self, from: Data(response.body)).error
         let message = failure?.message ?? ""
         status = response.status
+        redirection = response.redirection
         reason = shownCode(failure?.errors?.first?.reason)
         permission = message.split { $0 == " " || $0 == "'" || $0 == "\"" || $0 == "," }
             .first { $0.hasPrefix("storage.") && $0.split(separator: ".").count == 3 }
@@ -139,7 +142,7 @@ struct GCSRefusal: Sendable {
     ///   - needed: the permission that this takes.
     func error(_ doing: String, bucket: String, needing needed: String) -> ArchiveError {
         let shown = "status \(status)" + (reason.map { ", \($0)" } ?? "")
-        func refused(_ why: String, _ remedy: String?) -> ArchiveError {
+        func refused(_ why: String, _ remedy: String) -> ArchiveError {
             ArchiveError(.storeRefused, "Google Cloud Storage would not \(doing): \(why) (\(shown)).", remedy: remedy)
         }
         switch (status, reason) {
@@ -159,7 +162,7 @@ struct GCSRefusal: Sendable {
                 "permission \(permission ?? needed) is missing",
                 "Give the account the role roles/storage.objectAdmin on bucket \(bucket), or one with \(permission ?? needed).")
         case (404, _): return refused("there is no bucket \(bucket)", "Create it, or name another in the URL.")
-        default: return refused("it answered so", nil)
+        default: return refused("it answered so", strangeAnswerRemedy(redirection))
         }
     }
 }

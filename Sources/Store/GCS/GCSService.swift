@@ -24,8 +24,11 @@ final class GCSService: WriteOnceService {
         client = HTTPClient(transport, service: description, now: context.now, telling: context.warn)
         var direct = location.transport
         direct.proxy = ""
-        let remote = TokenServer(transport, name: "Google's token server", now: context.now)
-        let local = TokenServer(isAnonymous ? transport : try context.transport(direct), name: "The metadata server of this machine", now: context.now)
+        let remote = TokenServer(transport, name: "Google's token server", policy: .token, now: context.now)
+        direct.connectTimeout = min(direct.connectTimeout, 2)
+        direct.stallTimeout = min(direct.stallTimeout, 5)
+        let local = TokenServer(
+            isAnonymous ? transport : try context.transport(direct), name: "The metadata server of this machine", policy: .nearby, now: context.now)
         tokens = TokenCache { try await credentials.token(at: $0, remote: remote, local: local) }
     }
 

@@ -22,8 +22,8 @@ struct CurlFailure: Sendable {
         if proxyStatus >= 500 { return HTTPFailure(.unreachable, "The proxy did not get through to \(place): it answered \(proxyStatus).") }
         if proxyStatus >= 300 { return .proxyRefused(place, status: proxyStatus) }
         switch code {
-        case CURLE_COULDNT_RESOLVE_HOST: return HTTPFailure(.unreachable, "The name of \(place) is unknown.")
-        case CURLE_COULDNT_RESOLVE_PROXY: return HTTPFailure(.unreachable, "The proxy on the way to \(place) has a name that is unknown or none.")
+        case CURLE_COULDNT_RESOLVE_HOST: return HTTPFailure(.unknownName, "The name of \(place) is unknown.")
+        case CURLE_COULDNT_RESOLVE_PROXY: return HTTPFailure(.unknownName, "The proxy on the way to \(place) has a name that is unknown or none.")
         case CURLE_COULDNT_CONNECT, CURLE_INTERFACE_FAILED:
             return HTTPFailure(.unreachable, "Could not connect to \(place)" + (reason.map { ": \($0)." } ?? "."))
         case CURLE_OPERATION_TIMEDOUT: return HTTPFailure(.timeout, "No connection to \(place) stood within \(connectTimeout) s.")
@@ -34,6 +34,9 @@ struct CurlFailure: Sendable {
         case CURLE_SSL_CONNECT_ERROR, CURLE_SSL_CIPHER, CURLE_SSL_CERTPROBLEM, CURLE_SSL_CLIENTCERT, CURLE_USE_SSL_FAILED:
             // A connection that breaks while TLS is agreed on is no matter of certificates.
             let broken = ["SYSCALL", "reset by peer", "Broken pipe", "unexpected eof"].contains { detail.contains($0) }
+            // OpenSSL's words for a record that is none, by version.
+            let isPlain = ["wrong version number", "http request", "packet length too long"].contains { detail.contains($0) }
+            if isPlain { return HTTPFailure(.plain, "\(place) speaks no TLS on this port.") }
             if broken { return HTTPFailure(.cut, "\(place) ended the connection while TLS was agreed on.") }
             return HTTPFailure(.tls, "No TLS could be spoken with \(place): \(detail.isEmpty ? "it refused" : detail).")
         case CURLE_PARTIAL_FILE, CURLE_GOT_NOTHING, CURLE_SEND_ERROR, CURLE_RECV_ERROR, CURLE_HTTP2_STREAM, CURLE_SEND_FAIL_REWIND, CURLE_READ_ERROR,
@@ -42,6 +45,8 @@ struct CurlFailure: Sendable {
         case CURLE_UNSUPPORTED_PROTOCOL, CURLE_WEIRD_SERVER_REPLY, CURLE_HTTP2, CURLE_BAD_CONTENT_ENCODING, CURLE_WRITE_ERROR, CURLE_CHUNK_FAILED:
             return HTTPFailure(.malformed, "What \(place) answered is no HTTP.")
         case CURLE_PROXY: return HTTPFailure(.unreachable, "The proxy on the way to \(place) could not be spoken to.")
+        // Above all what curl says to a line of headers beyond its own limit.
+        case CURLE_OUT_OF_MEMORY: return HTTPFailure(.malformed, "The head of what \(place) answered is too large, or memory is short.")
         case CURLE_URL_MALFORMAT: return HTTPFailure(.request, "'\(server)' is no address of a server.")
         default: return HTTPFailure(.unreachable, "The transfer with \(place) failed: \(String(cString: curl_easy_strerror(code))).")
         }

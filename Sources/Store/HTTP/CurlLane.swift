@@ -102,8 +102,7 @@ final class CurlLane: Sendable {
             for (id, entry) in transfers {
                 guard let deadline = entry.transfer.stallDeadline else { continue }
                 if deadline <= now {
-                    let seconds = entry.transfer.options.stallTimeout
-                    end(id, failure: HTTPFailure(.timeout, "No byte moved between here and \(entry.transfer.request.server) for \(seconds) s."))
+                    end(id, failure: entry.transfer.stall)
                 } else {
                     nextLook = min(nextLook, max(deadline, now + 0.05))
                 }

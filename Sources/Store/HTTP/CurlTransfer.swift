@@ -25,8 +25,7 @@ final class CurlTransfer: @unchecked Sendable {
     private var body: [UInt8] = []
     /// Why we ended it ourselves.
     private var refusal: HTTPFailure?
-    /// When a byte last moved, in seconds of the steady clock; `nil` before there is a connection.
-    private var lastByte: Double?
+    private var watch: StallWatch
     /// Bytes that each direction was let through and has not moved yet.
     private var allowance = [0, 0]
     /// `CURLPAUSE_…`: the directions that wait in line.
@@ -42,6 +41,7 @@ final class CurlTransfer: @unchecked Sendable {
         self.bandwidth = bandwidth
         self.cancelled = cancelled
         self.continuation = continuation
+        watch = StallWatch(timeout: options.stallTimeout)
         errorText.initialize(repeating: 0, count: Int(CURL_ERROR_SIZE))
     }
 
@@ -196,7 +196,7 @@ final class CurlTransfer: @unchecked Sendable {
         Unmanaged<CurlTransfer>.fromOpaque(context!).takeUnretainedValue()
     }
 
-    private func touch() { lastByte = steadySeconds() }
+    private func touch(_ bytes: Int = 0) { watch.moved(bytes, at: steadySeconds()) }
 
     private func give(_ room: UnsafeMutableRawBufferPointer) -> Int {
         touch()
@@ -207,11 +207,12 @@ final class CurlTransfer: @unchecked Sendable {
         }
         request.body.withUnsafeBytes { room.copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[sent..<sent + count])) }
         sent += count
+        touch(count)
         return count
     }
 
     private func receive(_ bytes: UnsafeRawBufferPointer) -> Int {
-        touch()
+        touch(bytes.count)
         guard body.count + bytes.count <= request.responseLimit else {
             refusal = .tooLong(request)
             return 0
@@ -222,7 +223,7 @@ final class CurlTransfer: @unchecked Sendable {
     }
 
     private func receiveHead(_ line: UnsafeRawBufferPointer) -> Int {
-        touch()
+        touch(line.count)
         let wasComplete = head.isComplete
         guard head.add(line: line) else {
             refusal = HTTPFailure(.malformed, "What \(request.server) answered begins with more than \(ResponseHead.limit) bytes of headers.")
@@ -254,7 +255,7 @@ final class CurlTransfer: @unchecked Sendable {
     /// - Returns: how it ended, when going on ended it.
     func admit(_ bytes: Int, _ way: Bandwidth.Direction) -> CURLcode? {
         guard let handle else { return nil }
-        touch()
+        watch.begin(at: steadySeconds())
         allowance[way.rawValue] += bytes
         paused &= ~Self.pause(way)
         let code = curl_easy_pause(handle, paused)
@@ -264,7 +265,10 @@ final class CurlTransfer: @unchecked Sendable {
     private static func pause(_ way: Bandwidth.Direction) -> Int32 { way == .upload ? CURLPAUSE_SEND : CURLPAUSE_RECV }
 
     /// When it counts as stalled, in seconds of the steady clock; `nil` while connecting, which curl limits, and while it waits in line.
-    var stallDeadline: Double? { paused == 0 ? lastByte.map { $0 + options.stallTimeout } : nil }
+    var stallDeadline: Double? { paused == 0 ? watch.deadline : nil }
+
+    /// Once that has passed.
+    var stall: HTTPFailure { HTTPFailure(.timeout, watch.reason(request.server)) }
 }
 
 extension HTTPFailure {

@@ -74,10 +74,14 @@ public struct HTTPResponse: Sendable {
 /// Why no whole answer came.
 public struct HTTPFailure: Error, CustomStringConvertible, Sendable {
     public enum Kind: String, Sendable {
-        /// The name is unknown, or nobody listens there.
+        /// Nobody listens there.
         case unreachable
+        /// The name of the server, or of the proxy, is unknown.
+        case unknownName
         /// The server's certificate is not trusted, not for this host, or no TLS could be spoken.
         case tls
+        /// Something other than TLS is spoken at an address of `https`.
+        case plain
         /// No connection, or no byte, within the time that is allowed.
         case timeout
         /// The connection ended before the answer did.

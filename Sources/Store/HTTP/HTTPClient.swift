@@ -58,8 +58,14 @@ public final class HTTPClient: Sendable {
             case .failure(let reason): failure = reason
             }
             let elapsed = pacing.seconds() - start
-            let pause = policy.pause(after: attempt, random: pacing.random(), wish: failure.wish)
-            guard failure.remedy == nil, attempt < policy.attempts, elapsed + pause <= policy.patience else {
+            let own = policy.pause(after: attempt, random: pacing.random(), wish: nil)
+            let pause = max(own, min(failure.wish ?? 0, Self.longestWish))
+            let patience = failure.kind == .unknownName ? min(policy.patience, RetryPolicy.patienceForNames) : policy.patience
+            guard failure.mayPass, attempt < policy.attempts, elapsed + pause <= patience else {
+                var failure = failure
+                if let wish = failure.wish, elapsed + own <= patience, elapsed + pause > patience {
+                    failure.reason += ", and asks to wait for \(Int(min(wish, 1e15).rounded())) s, longer than a request is repeated"
+                }
                 throw unavailable(request, failure, attempts: attempt, seconds: elapsed)
             }
             ledger.add(failure.reason, at: pacing.seconds())
@@ -68,13 +74,17 @@ public final class HTTPClient: Sendable {
         }
     }
 
+    /// Seconds that a server is waited for at most, whatever it asks.
+    private static let longestWish = 60.0
+
     /// Why an attempt brought no answer that counts.
     private struct Failure: Error {
         var reason: String
         /// Seconds that the server asks to wait.
         var wish: Double?
-        /// For what no repetition cures.
-        var remedy: String?
+        /// `nil`: an answer came.
+        var kind: HTTPFailure.Kind?
+        var mayPass: Bool { kind.map(HTTPClient.mayPass) ?? true }
     }
 
     private func attempt(
@@ -98,14 +108,23 @@ public final class HTTPClient: Sendable {
         } catch let failure as HTTPFailure {
             if failure.kind == .cancelled { throw CancellationError() }
             if failure.kind == .timeout { outcome = .slower }
-            return .failure(Failure(reason: failure.message, remedy: Self.remedy(failure.kind)))
+            return .failure(Failure(reason: failure.message, kind: failure.kind))
         }
     }
 
-    /// - Returns: `nil` for failures that may pass by themselves.
-    private static func remedy(_ kind: HTTPFailure.Kind) -> String? {
+    /// Whether the same request may succeed later.
+    private static func mayPass(_ kind: HTTPFailure.Kind) -> Bool {
         switch kind {
-        case .unreachable, .timeout, .cut, .malformed, .cancelled: nil
+        case .unreachable, .unknownName, .timeout, .cut, .malformed, .cancelled: true
+        case .tls, .plain, .tooLong, .proxy, .request: false
+        }
+    }
+
+    private static func remedy(_ kind: HTTPFailure.Kind?) -> String {
+        switch kind {
+        case nil, .unreachable, .timeout, .cut, .malformed, .cancelled: "See whether the service is up and can be reached from here."
+        case .unknownName: "Correct the host's or the proxy's name, or see to this machine's name service."
+        case .plain: "This port speaks no TLS: write http:// in the endpoint, or name another port."
         case .tls:
             "Name the file with its authority's certificate as ca-file=/path/ca.pem in the archive's URL, or correct the server's certificate."
         case .tooLong: "See what answers at this address: it may not be the store."
@@ -119,6 +138,6 @@ public final class HTTPClient: Sendable {
         let tried = attempts == 1 ? "" : " in \(attempts) attempts over \(Int(seconds.rounded())) s"
         return ArchiveError(
             .storeUnavailable, "\(service) did not answer \(request.summary)\(tried): \(reason).",
-            remedy: failure.remedy ?? "See whether the service is up and can be reached from here.")
+            remedy: Self.remedy(failure.kind))
     }
 }

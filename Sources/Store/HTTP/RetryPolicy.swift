@@ -18,6 +18,13 @@ public struct RetryPolicy: Sendable, Hashable {
         self.longestPause = longestPause
     }
 
+    /// For what stands beside this machine, which answers at once or not at all.
+    static let nearby = RetryPolicy(patience: 5)
+    /// For servers of tokens: whoever waits for one waits with everything else.
+    static let token = RetryPolicy(patience: 20)
+    /// Seconds for a name that cannot be resolved: it is more often wrong than it comes back.
+    static let patienceForNames = 10.0
+
     /// One attempt.
     public static let once = RetryPolicy(attempts: 1)
 
@@ -56,13 +63,13 @@ public struct Pacing: Sendable {
 }
 
 extension HTTPResponse {
-    /// Seconds that the server asks to wait, with 429 and 503 (RFC 9110, section 10.2.3: seconds, or a date); at most 60.
+    /// Seconds that the server asks to wait, with 429 and 503 (RFC 9110, section 10.2.3: seconds, or a date); not negative.
     func retryAfter(now: Moment) -> Double? {
         guard status == 429 || status == 503, let text = self["retry-after"] else { return nil }
         let seconds: Double? =
-            if !text.isEmpty && text.utf8.count <= 9 && text.utf8.allSatisfy({ (0x30...0x39).contains($0) }) { Double(text) } else {
+            if !text.isEmpty && text.utf8.count <= 15 && text.utf8.allSatisfy({ (0x30...0x39).contains($0) }) { Double(text) } else {
                 HTTPDates.parse(text).map { $0 - now }
             }
-        return seconds.map { min(max($0, 0), 60) }
+        return seconds.map { max($0, 0) }
     }
 }

@@ -48,7 +48,7 @@ struct AWSCredentialRequests: Sendable {
         let request = HTTPRequest(
             .post, scheme: endpoint.scheme, host: endpoint.host, path: endpoint.path + "/",
             headers: [("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")], body: Array(body.utf8), responseLimit: 1 << 20)
-        let response = try await HTTPClient(transport, service: "AWS STS", now: now, pacing: pacing).send(
+        let response = try await HTTPClient(transport, service: "AWS STS", now: now, policy: .token, pacing: pacing).send(
             request, preparing: { request, time in prepare(request, time) }
         ) { response in
             response.status >= 500 ? .again("HTTP \(response.status)") : response.status == 429 ? .slower("HTTP 429") : .done
@@ -131,7 +131,7 @@ struct AWSCredentialRequests: Sendable {
         let request = HTTPRequest(
             .get, scheme: endpoint.scheme, host: endpoint.host, path: endpoint.path.isEmpty ? "/" : endpoint.path, query: query, headers: headers,
             responseLimit: 1 << 16)
-        let response = try await HTTPClient(nearby, service: "The container's agent", now: self.now, pacing: pacing).send(
+        let response = try await HTTPClient(nearby, service: "The container's agent", now: self.now, policy: .nearby, pacing: pacing).send(
             request, preparing: { request, _ in request }
         ) {
             $0.status >= 500 ? .again("HTTP \($0.status)") : .done

@@ -9,6 +9,10 @@ struct S3Answer: Sendable {
     var header: String?
     var region: String?
     var endpoint: String?
+    /// Where a redirection leads: `scheme://host`.
+    var redirection: String?
+    /// Whether a failure came with a body that is none of S3's, such as a web server's page.
+    var isForeign = false
 
     /// Why a request is sent again after new credentials.
     static let renewal = "the credentials had expired"
@@ -16,9 +20,12 @@ struct S3Answer: Sendable {
     init(_ response: HTTPResponse) {
         status = response.status
         region = shownCode(response["x-amz-bucket-region"])
-        guard status >= 300, !response.body.isEmpty, response.body.count <= 1 << 16, let root = try? XMLElement.parse(response.body),
-            root.name == "Error"
-        else { return }
+        redirection = response.redirection
+        guard status >= 300, !response.body.isEmpty else { return }
+        guard response.body.count <= 1 << 16, let root = try? XMLElement.parse(response.body), root.name == "Error" else {
+            isForeign = true
+            return
+        }
         code = shownCode(root["Code"])
         header = shownCode(root["Header"])
         region = region ?? shownCode(root["Region"])
@@ -84,9 +91,12 @@ struct S3Answer: Sendable {
         default: break
         }
         switch status {
-        case 301, 307: return wrongPlace(refuse)
+        case 301, 302, 307, 308: return wrongPlace(refuse)
         case 400 where region != nil && region != location.region: return wrongPlace(refuse)
         case 401, 403: return denied(action, location, refuse)
+        case 404 where isForeign:
+            let place = location.endpoint.map { "at \($0.host)" } ?? "there"
+            return refuse("what answers \(place) may not be S3", "Correct the endpoint, or what stands in front of it.")
         case 404: return refuse("it is not there", "See that the bucket exists, and that the endpoint speaks S3.")
         case 405, 501: return refuse("it does not know this request", "Check that the endpoint speaks S3.")
         default:
@@ -98,6 +108,7 @@ struct S3Answer: Sendable {
     private func wrongPlace(_ refuse: (String, String) -> ArchiveError) -> ArchiveError {
         if let region { return refuse("the bucket is in the region \(region)", "Add region=\(region) to the archive's URL.") }
         if let endpoint { return refuse("the bucket is at \(endpoint)", "Add endpoint=https://… or region= of that address to the archive's URL.") }
+        if let redirection { return refuse("the server redirects to \(redirection)", "Correct endpoint= in the archive's URL.") }
         return refuse("the bucket is in another region", "Add the bucket's region to the archive's URL: region=….")
     }
 

@@ -84,7 +84,8 @@ extension S3Objects {
             guard range.upperBound > found.size else { throw odd(key, "it called a range unsatisfiable that is within the object") }
             throw ArchiveError.objectShort(key, range, size: found.size)
         case 404:
-            guard S3Answer(response).code != "NoSuchBucket" else { throw failure(.get, response, key) }
+            let answer = S3Answer(response)
+            guard answer.code != "NoSuchBucket", !answer.isForeign else { throw failure(.get, response, key) }
             throw ArchiveError.objectMissing(key, in: description)
         case 412: throw odd(key, "it changed while it was read")
         default: throw failure(.get, response, key)

@@ -165,7 +165,7 @@ struct CurlTransportTests {
         let refused = try await failure { try await transport.send(get(1)) }
         #expect(refused.kind == .unreachable && refused.message == "Could not connect to 127.0.0.1:1: Connection refused.")
         let unknown = try await failure { try await transport.send(HTTPRequest(.get, scheme: "http", host: "no-such-host.invalid", path: "/")) }
-        #expect(unknown.kind == .unreachable && unknown.message == "The name of no-such-host.invalid:80 is unknown.")
+        #expect(unknown.kind == .unknownName && unknown.message == "The name of no-such-host.invalid:80 is unknown.")
     }
 
     @Test("an upload that nobody reads is a stall as well")

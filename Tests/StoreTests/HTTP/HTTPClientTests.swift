@@ -85,7 +85,7 @@ struct HTTPClientTests {
         #expect(time.pauses == [0.025, 0.05])
     }
 
-    @Test("never repeats what no repetition cures", arguments: [HTTPFailure.Kind.tls, .tooLong, .proxy, .request])
+    @Test("never repeats what no repetition cures", arguments: [HTTPFailure.Kind.tls, .plain, .tooLong, .proxy, .request])
     func final(_ kind: HTTPFailure.Kind) async throws {
         let transport = ListedAnswers([.failure(HTTPFailure(kind, "The reason."))])
         let error = await #expect(throws: ArchiveError.self) { try await client(transport, FakeTime()).ask(request) }
@@ -118,6 +118,23 @@ struct HTTPClientTests {
         let time = FakeTime()
         _ = try await client(ListedAnswers([answer(status, [("Retry-After", text)]), answer(200)]), time).ask(request)
         #expect(time.pauses == [seconds])
+    }
+
+    @Test("an unknown name is asked for 10 s only, and is what the remedy is about")
+    func unknownName() async throws {
+        let time = FakeTime()
+        let transport = ListedAnswers([.failure(HTTPFailure(.unknownName, "The name of b.example is unknown."))])
+        let error = await #expect(throws: ArchiveError.self) { try await client(transport, time).ask(request) }
+        #expect(error?.remedy?.contains("name service") == true)
+        #expect(transport.requests.count > 1 && time.pauses.reduce(0, +) <= 10)
+    }
+
+    @Test("a wish that is longer than a request is repeated is told")
+    func longWish() async throws {
+        let error = await #expect(throws: ArchiveError.self) {
+            try await client(ListedAnswers([answer(503, [("Retry-After", "999999999")])]), FakeTime(), RetryPolicy(patience: 5)).ask(request)
+        }
+        #expect(error?.message.hasSuffix("status 503, and asks to wait for 999999999 s, longer than a request is repeated.") == true)
     }
 
     @Test("ends at once when its task is cancelled")
