@@ -38,8 +38,20 @@ extension Catalog {
         if isEncrypted { _ = try recipients() } else if !keys.recipients.isEmpty {
             throw ArchiveError(
                 .encryptionDiffers, "The configuration has recipients to encrypt for, but the archive at \(store.description) is not encrypted.",
-                remedy: "Create a new archive at another place with `tidemark init`; one that exists is never encrypted afterwards. Or take `encrypt:` out of the configuration.")
+                remedy: "Create a new archive at another place with `tidemark init`; one that exists is never encrypted afterwards. If this one was encrypted, its `tidemark.json` was changed: find out who can write to it.")
         }
+    }
+
+    func encryptedBeside(_ key: ObjectKey) -> ArchiveError {
+        ArchiveError(
+            .archiveDamaged, "\(store.description) is a plain archive by its `tidemark.json`, but holds the encrypted object '\(key)'.",
+            remedy: "Somebody changed `tidemark.json`: restore it from a copy, and find out who can write to the archive.")
+    }
+
+    /// The recipients that the archive was created with, where those of the configuration are others.
+    public var formerRecipients: [String]? {
+        guard let encryption = identity.encryption, Set(encryption.recipients) != Set(keys.recipients.map(\.description)) else { return nil }
+        return encryption.recipients
     }
 
     /// - Parameter what: what cannot be done without an identity, as the subject of a sentence.

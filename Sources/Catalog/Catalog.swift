@@ -49,7 +49,7 @@ public struct Catalog: Sendable {
         } catch let error as ArchiveError where error.code == .objectMissing {
             throw ArchiveError(
                 .archiveMissing, "There is no archive at \(store.description).",
-                remedy: "Create it with `tidemark init --archive \(store.description)`, or correct the URL.")
+                remedy: "If there was one, see whether its file system is mounted, and whether endpoint, account, bucket and folder are the right ones. `tidemark init` makes a new one.")
         }
         guard version.format <= ArchiveIdentity.encryptedFormat else {
             throw ArchiveError(
@@ -71,7 +71,30 @@ public struct Catalog: Sendable {
                 .archiveNewer, "The archive at \(store.description) is encrypted with '\(identity.encryption?.scheme ?? "")', which this tidemark does not know.",
                 remedy: "Use the tidemark that wrote it, or a newer one.")
         }
+        // They are shown to people, and are never taken to encrypt with.
+        guard (identity.encryption?.recipients ?? []).allSatisfy({ (try? AgeRecipient($0)) != nil }) else {
+            throw ArchiveError(
+                .archiveDamaged, "'tidemark.json' at \(store.description) names recipients that are no age keys.",
+                remedy: "Restore the object from a copy of the archive, and find out who can write to the archive.")
+        }
         return Catalog(store: store, identity: identity, keys: keys)
+    }
+
+    /// Sees whether the archive that was opened is still at its place: a bucket can be emptied and a file system unmounted while an agent runs.
+    ///
+    /// - Throws: `.archiveMissing` when there is none or another one; what reading it throws.
+    public func confirm() async throws {
+        let found: Catalog
+        do { found = try await Catalog.open(store) } catch let error as ArchiveError where error.code == .archiveMissing {
+            throw ArchiveError(
+                .archiveMissing, "The archive \(identity.id) is gone from \(store.description); nothing more is written there.",
+                remedy: "See whether its file system is mounted and who emptied the place. If it is lost, start over: `tidemark init`, the agent, `tidemark backup`.")
+        }
+        guard found.identity == identity else {
+            throw ArchiveError(
+                .archiveMissing, "\(store.description) holds another archive now, \(found.identity.id), or its `tidemark.json` was changed; nothing more is written there.",
+                remedy: "Mount the right file system or correct the URL; start the agent again if the new archive is the one that is meant.")
+        }
     }
 
     // MARK: Incarnations
@@ -189,7 +212,10 @@ public struct Catalog: Sendable {
         var data: [PieceName] = []
         var indexed: Set<PieceName> = []
         for object in objects {
-            guard let (name, isIndex) = piece(at: String(object.key.path.dropFirst(prefix.utf8.count))) else { continue }
+            guard let (name, isIndex) = piece(at: String(object.key.path.dropFirst(prefix.utf8.count))) else {
+                guard isEncrypted || !object.key.path.contains(".age") else { throw encryptedBeside(object.key) }
+                continue
+            }
             if isIndex { indexed.insert(name) } else { data.append(name) }
         }
         return (data.filter { indexed.contains($0) }, data.filter { !indexed.contains($0) })

@@ -33,7 +33,12 @@ public actor Shipping {
     private var superseded: [UInt64: [PieceName]] = [:]
     private var pendingWatermark: (after: UInt64, time: Moment)?
     private var watermark: Moment?
+    /// When the archive was last seen at its place.
+    private var confirmed: ContinuousClock.Instant?
     private var stopping = false
+
+    /// Seconds after which it is seen to that the archive is still there.
+    static let confirmation = 15.0
 
     public init(source: String, kind: String, log: any LogSource, catalog: Catalog, output: Log) {
         self.source = source
@@ -66,6 +71,8 @@ public actor Shipping {
     private func ship() async throws {
         var reason: String?
         while true {
+            try await catalog.confirm()
+            confirmed = .now
             let identity = try await log.identify()
             let incarnation = try await adopt(identity, because: reason)
             let (state, checkpoint) = try await catalog.resume(incarnation, cleaning: true)
@@ -145,6 +152,11 @@ public actor Shipping {
         isCommitting = true
         defer { isCommitting = false }
         let incarnation = current()
+        // Before anything is acknowledged: what goes into a place that was emptied is lost.
+        if confirmed.map({ .now - $0 > .seconds(Self.confirmation) }) ?? true {
+            try await catalog.confirm()
+            confirmed = .now
+        }
         while !committable.isEmpty {
             let piece = committable.removeFirst()
             try await catalog.storeIndex(piece.name, piece.index, of: incarnation)

@@ -24,6 +24,37 @@ struct CatalogTests {
                 ], sequence: number))
     }
 
+    @Test("an agent notices that the archive is gone from its place, or is another one")
+    func confirmed() async throws {
+        let store = MemoryStore()
+        let catalog = try await Catalog.create(in: store, at: Moment(rawValue: 1), version: "test")
+        try await catalog.confirm()
+        await store.remove(ObjectKey(known: "tidemark.json"))
+        let gone = await #expect(throws: ArchiveError.self) { try await catalog.confirm() }
+        #expect(gone?.code == .archiveMissing)
+        #expect(gone?.message.contains("is gone from memory") == true)
+        _ = try await Catalog.create(in: store, at: Moment(rawValue: 1), version: "test")
+        let other = await #expect(throws: ArchiveError.self) { try await catalog.confirm() }
+        #expect(other?.message.contains("holds another archive now") == true)
+    }
+
+    @Test("a plain archive that holds encrypted objects, and recipients that are no keys, are told as what was changed")
+    func tampered() async throws {
+        let store = MemoryStore()
+        let catalog = try await Catalog.create(in: store, at: Moment(rawValue: 1), version: "test")
+        let incarnation = IncarnationRecord(
+            source: "main", id: "1-0001", kind: "postgres", identity: "1", number: 1, created: Moment(rawValue: 1), facts: ["segment-size": "1048576"], reason: nil)
+        try await store.put([1], at: ObjectKey(known: "log/main/1-0001/00000001/000000010000000000000/000000010000000000000001.zst.age"))
+        let mixed = await #expect(throws: ArchiveError.self) { _ = try await catalog.pieces(of: incarnation) }
+        #expect(mixed?.code == .archiveDamaged)
+        let forged = MemoryStore()
+        let text = #"{"format": 2, "id": "x", "created": 1, "createdBy": "t", "encryption": {"scheme": "age", "recipients": ["\u001b[31mX\nerror: y"]}}"#
+        try await forged.put(Array(text.utf8), at: ObjectKey(known: "tidemark.json"))
+        let hostile = await #expect(throws: ArchiveError.self) { _ = try await Catalog.open(forged) }
+        #expect(hostile?.code == .archiveDamaged)
+        #expect(hostile?.description.contains("\u{1B}") == false)
+    }
+
     @Test("an archive is created once, and one of a newer format is refused")
     func create() async throws {
         let store = MemoryStore()

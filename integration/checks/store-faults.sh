@@ -98,4 +98,26 @@ status=0
 "$TIDEMARK" restore --archive "$(direct)" --to-time "$T" --into "main=$TM_WORK/damaged" --source main --bindir "$BIN" >"$TM_WORK/restore.out" 2>&1 || status=$?
 [ "$status" -ne 0 ] && [ ! -e "$TM_WORK/damaged" ] && grep -q "SHA-256 is not the recorded one" "$TM_WORK/restore.out" || { cat "$TM_WORK/restore.out" >&2; die "the restore did not refuse"; }
 note "verify and restore name it, and nothing was restored"
+step "The bucket is emptied under a working agent"
+ARCHIVE_URL="$(direct)"
+write_config
+: >"$TM_WORK/agent.log"
+start_agent
+start_load 2 0.02
+wait_for "the agent to be at work" 60 grep -q "info main: archiving" "$TM_WORK/agent.log"
+"${TIDEMARK_TEST_TOOLS:-$TM_CACHE/tools/bin}/python3" - "$S3_ENDPOINT" <<'PY'
+import boto3, sys
+boto3.resource("s3", endpoint_url=sys.argv[1], region_name="us-east-1").Bucket("tidemark-test").objects.filter(Prefix="world/").delete()
+PY
+gone() { grep -q "error main: The archive .* is gone from" "$TM_WORK/agent.log" && grep -q "error default: The archive .* is gone from" "$TM_WORK/agent.log"; }
+wait_for "the agent to say of both sources that the archive is gone" 120 gone || { cat "$TM_WORK/agent.log" >&2; exit 1; }
+slot_position() { sql "$PG" "SELECT restart_lsn FROM pg_replication_slots WHERE slot_name = 'tidemark'"; }
+entries() { find "$STORAGE/+gitaly/partitions" -name MANIFEST -path '*/wal/*' | wc -l; }
+before="$(slot_position) $(entries)"
+sleep 5
+stop_load
+[ "$(slot_position)" = "${before% *}" ] || die "the slot went on though nothing was archived"
+[ "$(entries)" -ge "${before#* }" ] || die "entries were pruned though nothing was archived"
+note "nothing was acknowledged after that"
+kill_agent TERM
 step_summary

@@ -16,7 +16,7 @@ let agentCommand = Command(
     let place = try ArchivePlace(configuration)
     // What copies need of what is put now is kept in memory for them.
     let copies = try place.copies()
-    let catalog = try await place.openToWrite { copies.isEmpty ? $0 : RecentStore($0) }
+    let catalog = try await openPatiently { try await place.openToWrite { copies.isEmpty ? $0 : RecentStore($0) } }
     try await blocking { try Files.makeDirectory(configuration.state) }
     let keepers = try configuration.sources.map { source in
         let (kind, component) = Registry.component(source, of: configuration)
@@ -100,5 +100,17 @@ private struct Copying: Sendable {
         }
         for await _ in ends {}
         timer.cancel()
+    }
+}
+
+/// An agent that starts before its store does waits for it, and says so.
+private func openPatiently(_ open: () async throws -> Catalog) async throws -> Catalog {
+    var pause = 1.0
+    while true {
+        do { return try await open() } catch let error as ArchiveError where error.code.isRetryable {
+            Log().error("\(error) Trying again in \(pause) s.")
+            try await Task.sleep(for: .seconds(pause))
+            pause = min(pause * 2, 30)
+        }
     }
 }

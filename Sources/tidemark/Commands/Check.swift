@@ -16,9 +16,15 @@ let checkCommand = Command(
     do {
         let catalog = try await ArchivePlace(configuration).openToWrite()
         opened = catalog
-        findings["archive"] = [Finding(.ok, "archive", "\(configuration.archive) is an archive of format \(catalog.identity.format)")]
+        findings["archive"] = [Finding(.ok, "archive", "\(catalog.store.description) is an archive of format \(catalog.identity.format)")]
         if catalog.isEncrypted {
             findings["archive"]?.append(Finding(.ok, "archive", "new content is encrypted for \(catalog.keys.recipients.map(\.description).joined(separator: ", "))"))
+        }
+        if let former = catalog.formerRecipients {
+            findings["archive"]?.append(
+                Finding(
+                    .warning, "archive", "the archive was created for other recipients: \(former.joined(separator: ", "))",
+                    remedy: "Right where keys were rotated since; otherwise correct 'encrypt', or find out who changed `tidemark.json`."))
         }
         findings["archive"]? += await catalog.store.examine().map { Finding($0, of: "archive") }
     } catch let error as ArchiveError {

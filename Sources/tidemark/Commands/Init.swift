@@ -20,6 +20,7 @@ let initCommand = Command(
             .configuration, "The configuration names an identity under `encrypt:`, but no recipients.",
             remedy: "Name the recipients that the archive is to be encrypted for, or take `encrypt:` out for a plain archive.")
     }
+    guard Set(place.recipients).count == place.recipients.count else { throw ArchiveError(.usage, "A recipient is named twice.", remedy: "Name each once.") }
     let keys = ArchiveKeys(recipients: try place.parsedRecipients())
     let copies = try place.copies()
     for copy in copies.indices { if let error = try await blocking({ place.misplacement(ofCopy: copy) }) { throw error } }
