@@ -218,7 +218,11 @@ extension Catalog {
             source: source, id: "\(identity.identity)-\(String(repeating: "0", count: max(0, 4 - digits.count)))\(digits)", kind: kind,
             identity: identity.identity, number: number, created: time, facts: identity.facts,
             reason: reason ?? known.last.map { "the identity changed from \($0.identity)" })
-        try await self.record(record)
+        do { try await self.record(record) } catch let error as ArchiveError where error.code == .objectExists {
+            // A backup and an agent of the same source may begin it at the same moment: whoever was first named it.
+            guard let first = try await incarnations(of: source).last, first.id == record.id, try first.isHistory(of: identity, kind: kind) else { throw error }
+            return first
+        }
         return record
     }
 }
