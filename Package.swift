@@ -28,6 +28,7 @@ let package = Package(
         .systemLibrary(name: "CCrypto", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
         .systemLibrary(name: "CYaml", pkgConfig: "yaml-0.1", providers: [.apt(["libyaml-dev"])]),
         .systemLibrary(name: "CCurl", pkgConfig: "libcurl", providers: [.apt(["libcurl4-openssl-dev"])]),
+        .systemLibrary(name: "CMicrohttpd", pkgConfig: "libmicrohttpd", providers: [.apt(["libmicrohttpd-dev"])]),
         .systemLibrary(name: "CGit2", pkgConfig: "libgit2", providers: [.apt(["libgit2-dev"])]),
         .systemLibrary(name: "CSystem"),
         // CRC-32C over the processor's instruction, with a table where there is none.
@@ -43,16 +44,19 @@ let package = Package(
         module("SourceGitaly", ["ArchiveCore", "Source", "DurableIO", "Runtime", "Digests"]),
         module("Pack", ["ArchiveCore", "Digests", "CZstd", "CCrypto"]),
         module("Store", ["ArchiveCore", "DurableIO", "Runtime", "Digests", "CCurl", "CCrypto"]),
-        module("Catalog", ["ArchiveCore", "Source", "Pack", "Store", "Digests", "Runtime"]),
+        module("Catalog", ["ArchiveCore", "Source", "Pack", "Store", "Lag", "Digests", "Runtime"]),
         module("Planner", ["ArchiveCore"]),
+        module("Lag", ["ArchiveCore"]),
         module("Restore", ["ArchiveCore", "Source", "Planner", "Catalog", "Pack", "Store", "DurableIO", "Runtime", "Digests"]),
         module("CrossCheck", ["ArchiveCore", "Source", "DurableIO", "Runtime", "CGit2"]),
-        module("Sidecar", ["ArchiveCore", "Source", "Catalog", "Pack", "Store", "DurableIO", "Runtime", "Digests"]),
+        module("Sidecar", ["ArchiveCore", "Source", "Catalog", "Planner", "Lag", "Pack", "Store", "DurableIO", "Runtime", "Digests"]),
+        module("Notify", ["ArchiveCore", "Sidecar", "Store", "Runtime", "CCurl"]),
+        module("StatusServer", ["ArchiveCore", "Sidecar", "Lag", "Runtime", "CMicrohttpd"]),
         .executableTarget(
             name: "tidemark",
             dependencies: [
                 "ArchiveCore", "Digests", "DurableIO", "Runtime", "Source", "SourcePostgres", "SourceGitaly", "Pack", "Store", "Catalog",
-                "Planner", "Restore", "CrossCheck", "Sidecar", "CYaml",
+                "Planner", "Lag", "Restore", "CrossCheck", "Sidecar", "Notify", "StatusServer", "CYaml",
             ], swiftSettings: settings),
 
         // Test support and tests.
@@ -74,6 +78,9 @@ let package = Package(
         tests("SourcePostgresTests", ["SourcePostgres", "Source", "Runtime", "Catalog", "Pack", "Store"]),
         tests(
             "CrossCheckTests", ["CrossCheck", "Source", "SourcePostgres", "SourceGitaly", "Restore", "Catalog", "Pack", "Store", "DurableIO", "Runtime"]),
+        tests("LagTests", ["Lag", "Catalog", "Sidecar", "Source", "Pack", "Store", "Runtime"]),
+        tests("KeepingTests", ["Sidecar", "Planner", "Catalog", "Restore", "Source", "Pack", "Store", "SourceGitaly", "DurableIO", "Runtime"]),
+        tests("NotifyTests", ["Notify", "StatusServer", "Sidecar", "Lag", "Runtime", "DurableIO"]),
         tests("CommandTests", ["tidemark"]),
         tests("GeneratorTests", ["archive-generator", "Restore", "Planner", "Catalog", "Store", "SourceGitaly", "SourcePostgres"]),
     ]

@@ -77,6 +77,32 @@ public enum LogOutput: Sendable {
     case historyChanged(reason: String)
 }
 
+/// What a source's log lacks on its way to the archive's door at one moment: what was not received, and what was received but is not on the
+/// agent's own disk.
+public struct LogProgress: Sendable, Hashable {
+    public struct Backlog: Sendable, Hashable {
+        /// Bytes; `nil`: not known.
+        public var bytes: UInt64?
+        /// Since when at least one commit may be lacking; `nil`: nothing is.
+        public var since: Moment?
+
+        public init(bytes: UInt64? = 0, since: Moment? = nil) {
+            self.bytes = bytes
+            self.since = since
+        }
+    }
+    public var unreceived: Backlog
+    public var unsynced: Backlog
+    /// Received, and not given out by `next` yet.
+    public var ungiven: Backlog
+
+    public init(unreceived: Backlog = Backlog(), unsynced: Backlog = Backlog(), ungiven: Backlog = Backlog()) {
+        self.unreceived = unreceived
+        self.unsynced = unsynced
+        self.ungiven = ungiven
+    }
+}
+
 /// A log that can be read from where the archive ends. Used by one task at a time, except `acknowledge` and `stop`.
 public protocol LogSource: Sendable {
     /// Connects, and says what is there. Called again after every failure.
@@ -89,10 +115,16 @@ public protocol LogSource: Sendable {
     func next() async throws -> LogOutput?
     /// All pieces with a `sequence` up to this one are durable in the archive.
     func acknowledge(through sequence: UInt64) async
+    /// What is on its way at this moment; cheap, and never waits for the source.
+    func progress() async -> LogProgress
     /// Asks for a graceful end: what is in hand is given out, then `next` returns `nil`.
     func stop() async
     /// Lets go of connections and threads; the source may be used again with `identify`.
     func close() async
+}
+
+extension LogSource {
+    public func progress() async -> LogProgress { LogProgress() }
 }
 
 /// Where a fence's marker was written, and what the anchor said about itself; see `FenceRecord`.

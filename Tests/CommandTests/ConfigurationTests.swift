@@ -32,7 +32,7 @@ struct ConfigurationTests {
     func whole() throws {
         let c = try read(good, environment: ["SECRET": "x y"])
         #expect(c.archive == "file:///srv/tidemark" && c.tail == 0.5 && c.state == "/var/lib/tidemark")
-        guard case .postgres(let conninfo, let slot) = c.sources[0].kind, case .gitaly(let storage, let log, let spool, let prune, let fence) = c.sources[1].kind,
+        guard case .postgres(let conninfo, let slot, _, _) = c.sources[0].kind, case .gitaly(let storage, let log, let spool, let prune, let fence) = c.sources[1].kind,
             case .gitaly(_, _, _, _, let other) = c.sources[2].kind
         else { throw ArchiveError(.configuration, "the sources are of other kinds") }
         #expect(conninfo == "host=/run password=x y" && slot == "tidemark_main")

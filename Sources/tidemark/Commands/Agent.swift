@@ -18,6 +18,7 @@ let agentCommand = Command(
     let copies = try place.copies()
     let catalog = try await openPatiently { try await place.openToWrite { copies.isEmpty ? $0 : RecentStore($0) } }
     try await blocking { try Files.makeDirectory(configuration.state) }
+    let context = AgentContext(configuration, catalog: catalog, place: place)
     let keepers = try configuration.sources.map { source in
         let (kind, component) = Registry.component(source, of: configuration)
         let output = Log(source.name)
@@ -25,6 +26,7 @@ let agentCommand = Command(
         return (source.name, SourceKeeper(shipping: shipping, locks: component.lockPaths, output: output))
     }
     let copying = Copying(copies, at: place, of: catalog, configuration: configuration)
+    let services = AgentServices(try AgentServices.all(context))
     // A source that is refused ends the agent's work on it, never that on the others.
     let work = Task {
         await withTaskGroup(of: (any Error)?.self) { group in
@@ -44,6 +46,7 @@ let agentCommand = Command(
     Signals.watch { number, before in
         if before > 0 { _exit(128 + number) }
         Log().info("stopping")
+        services.stop()
         copying.stop()
         Task { for (_, keeper) in keepers { await keeper.stop() } }
         startThread {
@@ -53,7 +56,9 @@ let agentCommand = Command(
         }
     }
     let refused = await work.value
+    services.stop()
     copying.stop()
+    await services.ended(within: 5)
     await copying.ended(within: 5)
     if let refused { throw refused }
     Log().info("stopped")
@@ -85,22 +90,25 @@ private struct Copying: Sendable {
 
     func stop() { for task in tasks { task.cancel() } }
 
-    /// Waits for what is in hand, as long as it takes but `seconds` at most: the rest is copied after the next start.
-    func ended(within seconds: Double) async {
-        guard !tasks.isEmpty else { return }
-        // Not a task group, which would wait for a copy whose place hangs.
-        let (ends, end) = AsyncStream.makeStream(of: Void.self)
-        Task {
-            for task in tasks { await task.value }
-            end.finish()
-        }
-        let timer = Task {
-            do { try await Task.sleep(for: .seconds(seconds)) } catch { return }
-            end.finish()
-        }
-        for await _ in ends {}
-        timer.cancel()
+    /// The rest is copied after the next start.
+    func ended(within seconds: Double) async { await waitForEnd(of: tasks, seconds: seconds) }
+}
+
+/// Waits for what is in hand, as long as it takes but `seconds` at most.
+func waitForEnd(of tasks: [Task<Void, Never>], seconds: Double) async {
+    guard !tasks.isEmpty else { return }
+    // Not a task group, which would wait for one that hangs.
+    let (ends, end) = AsyncStream.makeStream(of: Void.self)
+    Task {
+        for task in tasks { await task.value }
+        end.finish()
     }
+    let timer = Task {
+        do { try await Task.sleep(for: .seconds(seconds)) } catch { return }
+        end.finish()
+    }
+    for await _ in ends {}
+    timer.cancel()
 }
 
 /// An agent that starts before its store does waits for it, and says so.

@@ -43,7 +43,7 @@ enum Registry {
 
     static func component(_ source: Configuration.Source, of configuration: Configuration) -> (kind: String, component: any Component) {
         switch source.kind {
-        case .postgres(let conninfo, let slot):
+        case .postgres(let conninfo, let slot, _, _):
             (
                 PostgresComponent.kind,
                 PostgresComponent(

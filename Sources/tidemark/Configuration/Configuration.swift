@@ -2,13 +2,21 @@ import ArchiveCore
 import CrossCheck
 import DurableIO
 import Glibc
+import Planner
 import Store
 
 /// The configuration file, read and checked as a whole.
 struct Configuration: Sendable {
     enum GitalyLog: String, Sendable, CaseIterable { case wal, spool }
+    /// When PostgreSQL is told that log is safe.
+    enum Acknowledge: String, Sendable, CaseIterable {
+        /// When it is durable on the agent's disk.
+        case spool
+        /// When it is in the archive.
+        case archive
+    }
     enum Kind: Sendable {
-        case postgres(conninfo: String, slot: String)
+        case postgres(conninfo: String, slot: String, ack: Acknowledge, slotGuard: SlotSettings)
         case gitaly(storage: String, log: GitalyLog, spool: String?, prune: Bool, fence: Fence?)
     }
     /// Into which PostgreSQL's log a storage's fences go.
@@ -22,6 +30,10 @@ struct Configuration: Sendable {
     struct Source: Sendable {
         var name: String
         var kind: Kind
+        /// Its own schedule and retention, or those of all sources.
+        var base = BaseSettings()
+        /// `nil`: everything is kept.
+        var keep: KeepPolicy?
     }
 
     var path: String
@@ -38,8 +50,11 @@ struct Configuration: Sendable {
     /// Files with the age identities that open it, for hosts that restore.
     var identities: [String] = []
     var bandwidth = BandwidthPlan()
-    /// Where the agent's status server will listen.
+    /// Seconds of commits that may be lost at most.
+    var objective = 5.0
+    /// Where the agent's status server listens.
     var listen: String?
+    var logFormat = LogFormat.text
     /// Queries that the cross-check after a restore asks beside GitLab's own, by source.
     var checks: [(source: String, query: CheckQuery)] = []
 
@@ -102,7 +117,9 @@ struct Configuration: Sendable {
         }
 
         self.path = path
-        let top = try fields(root, ["archive", "copies", "encrypt", "bandwidth", "sources", "tail", "state", "listen", "checks"], of: "the configuration")
+        let top = try fields(root, [
+            "archive", "copies", "encrypt", "bandwidth", "sources", "tail", "state", "base", "keep", "rpo", "notify", "listen", "log", "checks",
+        ], of: "the configuration")
         guard let archiveNode = top["archive"] else { throw fail(root.place, "'archive' is missing", "Write: archive: file:///srv/tidemark") }
         archive = try text(archiveNode, "archive")
         do { _ = try StoreLocation(archive) } catch { throw fail(archiveNode.place, String(error.message.dropLast()), error.remedy) }
@@ -138,6 +155,14 @@ struct Configuration: Sendable {
             listen = value
         }
 
+        if let node = top["rpo"] {
+            let keys = try fields(node, ["objective"], of: "'rpo'")
+            if let node = keys["objective"] { objective = try Self.duration(node, "objective", 0.1...31_536_000, such: "5s", text: text, fail: fail) }
+        }
+        if let node = top["log"] { logFormat = try Self.choice(node, "log", text: text, fail: fail) }
+        let base = try top["base"].map { node throws(ArchiveError) in try Self.base(node, fields: fields, text: text, fail: fail) } ?? BaseSettings()
+        let keep = try top["keep"].map { node throws(ArchiveError) in try Self.keep(node, fields: fields, text: text, fail: fail) }
+
         guard let list = top["sources"] else { throw fail(root.place, "'sources' is missing", "See docs/configuration.md for an example.") }
         guard case .sequence(let items, let listPlace) = list, !items.isEmpty else {
             throw fail(list.place, "'sources' takes a list of at least one source")
@@ -154,7 +179,9 @@ struct Configuration: Sendable {
             }
             let kindName = isPostgres ? "postgres" : "gitaly"
             let keys = try fields(
-                item, isPostgres ? ["postgres", "conninfo", "slot"] : ["gitaly", "storage", "log", "spool", "prune", "fence", "fence_conninfo", "fence_interval"],
+                item, isPostgres
+                    ? ["postgres", "conninfo", "slot", "ack", "slot_guard", "base", "keep"]
+                    : ["gitaly", "storage", "log", "spool", "prune", "fence", "fence_conninfo", "fence_interval", "base", "keep"],
                 of: "a \(kindName) source")
             func required(_ key: String) throws(ArchiveError) -> String {
                 guard let node = keys[key] else { throw fail(place, "'\(key)' of the \(kindName) source is missing") }
@@ -181,7 +208,10 @@ struct Configuration: Sendable {
                     ?? "tidemark_" + name.lowercased().map { $0 == "-" ? "_" : String($0) }.joined()
                 guard slot.utf8.count <= 63, slot.utf8.allSatisfy({ c in (0x30...0x39).contains(c) || (0x61...0x7A).contains(c) || c == 0x5F })
                 else { throw fail(keys["slot"]?.place ?? place, "'\(slot)' is no name for a slot", "Use lower-case letters, digits and '_'.") }
-                sources.append(Source(name: name, kind: .postgres(conninfo: try required("conninfo"), slot: slot)))
+                let ack: Acknowledge = try keys["ack"].map { node throws(ArchiveError) in try Self.choice(node, "ack", text: text, fail: fail) } ?? .spool
+                let slotGuard = try keys["slot_guard"].map { node throws(ArchiveError) in try Self.slotGuard(node, fields: fields, text: text, fail: fail) }
+                sources.append(
+                    Source(name: name, kind: .postgres(conninfo: try required("conninfo"), slot: slot, ack: ack, slotGuard: slotGuard ?? SlotSettings())))
             } else {
                 var log = GitalyLog.wal
                 if let node = keys["log"] {
@@ -222,11 +252,14 @@ struct Configuration: Sendable {
                             storage: try directory("storage"), log: log, spool: log == .spool ? try directory("spool") : nil, prune: prune,
                             fence: fence)))
             }
+            let last = sources.count - 1
+            sources[last].base = try keys["base"].map { node throws(ArchiveError) in try Self.base(node, fields: fields, text: text, fail: fail) } ?? base
+            sources[last].keep = try keys["keep"].map { node throws(ArchiveError) in try Self.keep(node, fields: fields, text: text, fail: fail) } ?? keep
         }
         for (index, anchor, place, needsConninfo) in borrowed {
             guard case .gitaly(let storage, let log, let spool, let prune, var fence?) = sources[index].kind else { continue }
             switch sources.first(where: { $0.name == anchor })?.kind {
-            case .postgres(let conninfo, _): if needsConninfo { fence.conninfo = conninfo }
+            case .postgres(let conninfo, _, _, _): if needsConninfo { fence.conninfo = conninfo }
             case .gitaly: throw fail(place, "'fence' names '\(anchor)', which is no postgres source")
             case nil:
                 guard !needsConninfo else {

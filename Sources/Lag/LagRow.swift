@@ -1,0 +1,68 @@
+import ArchiveCore
+
+/// How far the archive was behind one source during some time, usually a minute.
+public struct LagRow: Sendable, Hashable {
+    /// The way of a commit, in its order.
+    public enum Stage: String, Sendable, Hashable, CaseIterable, Codable, CodingKeyRepresentable { case received, synced, archived, verified }
+
+    /// What a stage lacked.
+    public struct Backlog: Sendable, Hashable, Codable {
+        /// Bytes of log that the stage before had and this one did not have; `nil`: not known.
+        public var bytes: UInt64?
+        /// Age of the oldest commit that the stage did not have, in seconds; 0: it had all.
+        public var seconds: Double
+
+        public init(bytes: UInt64?, seconds: Double) {
+            self.bytes = bytes
+            self.seconds = seconds
+        }
+    }
+
+    public var start: Moment
+    public var end: Moment
+    /// Of each commit that was archived meanwhile: how long after the commit that was. Weights are commits.
+    public var commits = LagHistogram()
+    /// Of each moment: how old the oldest commit was that the archive lacked. Weights are milliseconds.
+    public var exposure = LagHistogram()
+    /// What each stage lacked at worst.
+    public var worst: [Stage: Backlog] = [:]
+    /// What the objective was, in seconds.
+    public var objective: Double
+    /// When it was missed; ascending, not overlapping.
+    public var misses: [Miss] = []
+
+    public init(start: Moment, end: Moment, objective: Double) {
+        self.start = start
+        self.end = end
+        self.objective = objective
+    }
+}
+
+/// A time during which more would have been lost than the objective allows.
+public struct Miss: Sendable, Hashable, Codable {
+    public enum Cause: String, Sendable, Hashable, CaseIterable, Codable {
+        /// Storing took too long, or failed.
+        case store
+        /// Nobody archived the source.
+        case agent
+        /// The source could not be reached.
+        case network
+        /// A hole in the log: nothing can be restored behind it before a new base.
+        case gap
+        /// More was written than could be archived in time.
+        case load
+    }
+
+    public var start: Moment
+    public var end: Moment
+    /// The greatest age of a commit that the archive lacked, in seconds.
+    public var worst: Double
+    public var cause: Cause
+
+    public init(start: Moment, end: Moment, worst: Double, cause: Cause) {
+        self.start = start
+        self.end = end
+        self.worst = worst
+        self.cause = cause
+    }
+}
