@@ -17,6 +17,7 @@ public actor Shipping {
     private let log: any LogSource
     private let catalog: Catalog
     private let output: Log
+    private let meter: SourceMeter?
     /// Pieces that are packed and stored side by side.
     private let workers: Int
 
@@ -40,7 +41,9 @@ public actor Shipping {
     /// Seconds after which it is seen to that the archive is still there.
     static let confirmation = 15.0
 
-    public init(source: String, kind: String, log: any LogSource, catalog: Catalog, output: Log) {
+    /// - Parameter meter: hears what is archived when; `nil`: nobody does.
+    public init(source: String, kind: String, log: any LogSource, catalog: Catalog, output: Log, meter: SourceMeter? = nil) {
+        self.meter = meter
         self.source = source
         self.kind = kind
         self.log = log
@@ -87,6 +90,7 @@ public actor Shipping {
             superseded = [:]
             watermark = try await catalog.watermark(of: incarnation)
             try await log.start(from: state)
+            meter?.begin(incarnation, proven: watermark, ends: state.positions.mapValues(\.end))
             output.info("archiving \(incarnation.kind) \(identity.identity) as \(incarnation.id)")
             // `stop` may have come while the source was not listening yet.
             if stopping { await log.stop() }
@@ -110,6 +114,7 @@ public actor Shipping {
                 case .piece(let piece):
                     ledger.begin(piece.sequence, piece.name)
                     given = piece.sequence
+                    meter?.gave(piece)
                     flying += 1
                     group.addTask { try await self.archive(piece) }
                 case .watermark(let time):
@@ -118,6 +123,7 @@ public actor Shipping {
                 case .gap(var gap):
                     gap.provenUpTo = watermark
                     try await catalog.record(gap, of: current())
+                    meter?.lost(gap)
                     output.error(
                         "the log of stream \(gap.stream) has a hole from \(gap.start) to \(gap.end): \(gap.cause). Take a base now: tidemark backup --source \(source)")
                 case .branch(let branch):
@@ -160,6 +166,7 @@ public actor Shipping {
         while !committable.isEmpty {
             let piece = committable.removeFirst()
             try await catalog.storeIndex(piece.name, piece.index, of: incarnation)
+            meter?.archived(piece.sequence, piece.name, piece.index)
             for name in superseded.removeValue(forKey: piece.sequence) ?? [] { try await catalog.remove(name, of: incarnation) }
             checkpoint.add(piece.name, piece.index)
             for chapter in chapters.add(PieceSummary(piece.name, piece.index)) { try await catalog.record(chapter, of: incarnation) }
@@ -177,7 +184,11 @@ public actor Shipping {
         let old = watermark
         watermark = pending.time
         try await catalog.advanceWatermark(to: pending.time, replacing: old, totals: checkpoint.totals, of: current())
+        meter?.proven(upTo: pending.time)
     }
+
+    /// What of the log is on its way to here; see `LogSource.progress`.
+    public nonisolated func progress() async -> LogProgress { await log.progress() }
 
     private func adopt(_ identity: SourceIdentity, because reason: String?) async throws -> IncarnationRecord {
         try await catalog.adopt(identity, source: source, kind: kind, at: now(), because: reason)
