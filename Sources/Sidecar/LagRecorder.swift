@@ -87,7 +87,11 @@ public actor LagRecorder {
 
     private func tidy() async {
         for subject in subjects {
-            do { try await catalog.compactLag(of: subject.meter.source, at: now()) } catch {
+            let source = subject.meter.source
+            do {
+                try await catalog.compactLag(of: source, at: now())
+                if let incarnation = try await catalog.incarnations(of: source).last { verified[source] = try await catalog.verifiedUpTo(of: incarnation) }
+            } catch {
                 output.warning("the lag history of '\(subject.meter.source)' could not be put together, which is tried again: \(error)")
             }
         }
