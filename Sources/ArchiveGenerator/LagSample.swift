@@ -15,6 +15,7 @@ enum LagSample {
             let incarnation = IncarnationRecord(source: name, id: "7-0001", kind: kind, identity: "7", number: 1, created: start, facts: [:], reason: nil)
             try await catalog.record(incarnation)
             for row in rows(seed: seed, kind: kind, from: start, to: end.adding(seconds: -40)) { try await catalog.record(row, of: name) }
+            try await catalog.compactLag(of: name, at: end)
             try await catalog.advanceWatermark(to: end.adding(seconds: -2), replacing: nil, totals: LogTotals(), of: incarnation)
             try await catalog.recordVerified(upTo: end.adding(seconds: -6 * 3600), contents: true, at: end.adding(seconds: -5 * 3600), of: incarnation)
         }
