@@ -136,9 +136,9 @@ TM_TOOLCHAIN_PACKAGES="binutils ca-certificates git libc6-dev libcurl4 libedit2 
 TM_PACKAGES="libpq-dev libzstd-dev libssl-dev libyaml-dev libgit2-dev libcurl4-openssl-dev pkg-config postgresql-15 zstd xz-utils python3-venv lz4
     age s3cmd $TM_TOOLCHAIN_PACKAGES"
 
-install_packages() {
+install_packages() { # install_packages [PACKAGE…]: what everything here needs, and these
     local missing=() p
-    for p in $TM_PACKAGES; do
+    for p in $TM_PACKAGES "$@"; do
         [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null || true)" = installed ] || missing+=("$p")
     done
     if [ ${#missing[@]} -eq 0 ]; then
