@@ -236,6 +236,13 @@ build_tidemark() { # sets TIDEMARK to the release program, unless it is set alre
     export TIDEMARK
 }
 
+build_generator() { # sets GENERATOR to the release program that makes archives up, unless it is set already
+    if [ -n "${GENERATOR:-}" ]; then note "using $GENERATOR"; return 0; fi
+    find_swift
+    (cd "$TM_ROOT" && swift build -c release --product archive-generator)
+    GENERATOR="$(cd "$TM_ROOT" && swift build -c release --show-bin-path)/archive-generator"
+}
+
 find_swift() {
     command -v swift >/dev/null 2>&1 || export PATH="$PATH:/opt/swift/usr/bin"
     command -v swift >/dev/null 2>&1 || die "no swift on the PATH nor in /opt/swift/usr/bin"

@@ -160,7 +160,14 @@ struct LagArchiveTests {
         for row in rows { try await catalog.record(row, of: "main") }
         try await withThrowingTaskGroup(of: Void.self) { group in
             for _ in 0..<3 { group.addTask { try await catalog.compactLag(of: "main", at: at(end)) } }
-            for _ in 0..<3 { group.addTask { for _ in 0..<3 { #expect(try await sum(catalog) == Sum(rows)) } } }
+            for _ in 0..<3 {
+                group.addTask {
+                    for _ in 0..<3 {
+                        let seen = try await sum(catalog)
+                        #expect(seen == Sum(rows))
+                    }
+                }
+            }
             try await group.waitForAll()
         }
         try await catalog.compactLag(of: "main", at: at(end))

@@ -8,10 +8,9 @@ make_work rpo-page
 build_tidemark
 install_packages chromium
 step "A made-up week, and its page"
-(cd "$TM_ROOT" && swift build -c release --product archive-generator >/dev/null)
-generator="$(cd "$TM_ROOT" && swift build -c release --show-bin-path)/archive-generator"
+build_generator
 end=2026-11-25T09:00:00Z
-"$generator" --lag "$TM_WORK/archive" "$end"
+"$GENERATOR" --lag "$TM_WORK/archive" "$end"
 "$TIDEMARK" rpo --archive "file://$TM_WORK/archive" --until "$end" --since 2026-11-18T09:00:00Z --html "$TM_WORK/rpo.html"
 
 step "A proxy that nobody may ask for anything"
