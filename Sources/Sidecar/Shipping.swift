@@ -58,6 +58,9 @@ public actor Shipping {
         await log.stop()
     }
 
+    /// Lets go of the source: `run` fails with this, and goes on only once the archive answers again.
+    public func startOver(because failure: ArchiveError) async { await log.interrupt(failure) }
+
     /// Ships until stopped.
     ///
     /// - Throws: what the source and the store throw; after that `run` may be called again.

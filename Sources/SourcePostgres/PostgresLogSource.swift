@@ -166,6 +166,12 @@ public final class PostgresLogSource: LogSource {
         receiver?.wake.signal()
     }
 
+    public func interrupt(_ failure: ArchiveError) async {
+        guard let receiver = current.withLock({ $0.receiver }) else { return }
+        receiver.state.withLock { $0.interruption = failure }
+        receiver.wake.signal()
+    }
+
     public func close() async {
         let receiver = current.withLock { current in
             defer { current.receiver = nil }

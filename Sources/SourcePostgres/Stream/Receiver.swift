@@ -42,7 +42,7 @@ final class Receiver: Sendable {
             do { try run() } catch let error as ServerError { failure = error.archiveError("receive WAL from PostgreSQL") } catch { failure = error }
             let waiter = state.withLock { state in
                 state.ended = true
-                state.failure = failure
+                state.failure = failure ?? state.interruption
                 return state.takeWaiter()
             }
             waiter?.resume()
@@ -58,7 +58,7 @@ final class Receiver: Sendable {
     }
 
     private var isClosing: Bool { state.withLock { $0.closing } }
-    private var isStopping: Bool { state.withLock { $0.closing || $0.stopping } }
+    private var isStopping: Bool { state.withLock { $0.closing || $0.stopping || $0.interruption != nil } }
 
     // MARK: The thread
 

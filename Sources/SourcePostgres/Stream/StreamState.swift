@@ -139,6 +139,8 @@ struct StreamState {
     var failure: (any Error)?
     var stopping = false
     var closing = false
+    /// Why receiving is given up though nothing failed.
+    var interruption: ArchiveError?
     var waiter: CheckedContinuation<Void, Never>?
     /// `next` saw its task cancelled.
     var cancelled = false
