@@ -72,9 +72,10 @@ public struct SlotPolicy: Sendable {
         return .recovered
     }
 
-    /// Seconds until the next look.
-    public func pause(forecast: Double?) -> Double {
-        guard level != .ok || forecast != nil else { return 60 }
+    /// Seconds until the next look: a minute when all is well and much fits, else ten seconds, and less when a tenth of the forecast is.
+    public func pause(_ reading: GuardReading, forecast: Double?) -> Double {
+        let isRoomy = reading.retained < reading.slack && reading.room.map { $0 / 64 > reading.slack } ?? true
+        if level == .ok, forecast == nil, isRoomy { return 60 }
         return max(1, min(10, (forecast ?? 100) / 10))
     }
 }

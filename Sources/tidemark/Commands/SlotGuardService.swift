@@ -28,14 +28,15 @@ struct SlotGuardService: AgentService {
         var noted: String?
         while true {
             try Task.checkCancellation()
-            var left: Double?
+            // Two looks make a pace: until then it does not wait long.
+            var pause = 10.0
             do {
                 let reading = try await watch.look()
                 if isBlind { Log(name).info("the slot can be looked at again") }
                 isBlind = false
                 if let reading {
                     let time = monotonicSeconds()
-                    left = forecast.take(reading, at: time)
+                    let left = forecast.take(reading, at: time)
                     show(reading, left)
                     if let note = reading.note, note != noted { Log(name).warning("no forecast: \(note)") }
                     noted = reading.note
@@ -45,6 +46,7 @@ struct SlotGuardService: AgentService {
                         policy.dropped()
                         forecast = RoomForecast()
                     }
+                    if !forecast.isYoung { pause = policy.pause(reading, forecast: left) }
                 } else {
                     forecast = RoomForecast()
                     context.board.update(shipment.source) { $0.slot = nil }
@@ -53,9 +55,7 @@ struct SlotGuardService: AgentService {
                 if !isBlind { Log(name).warning("\(error) It goes on trying.") }
                 isBlind = true
             }
-            // Two looks make a pace: until then, and while anything is kept, it does not wait long.
-            let isYoung = forecast.isYoung
-            try await Task.sleep(for: .seconds(isYoung ? 10 : policy.pause(forecast: left)))
+            try await Task.sleep(for: .seconds(pause))
         }
     }
 
