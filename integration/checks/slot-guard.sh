@@ -34,7 +34,8 @@ wait_for "the agent to stream" 60 streaming || { tail -20 "$TM_WORK/agent.log" >
 tidemark_or_die backup --config "$CONFIG"
 
 step "The archive is away while the server writes"
-mv "$ARCHIVE" "$ARCHIVE.away"
+# A file in its place, so that nobody makes the directory anew.
+mv "$ARCHIVE" "$ARCHIVE.away" && touch "$ARCHIVE"
 wait_for "the guard to drop the slot" 300 dropped || { tail -20 "$TM_WORK/agent.log" >&2; exit 1; }
 wait_for "the guard to tell so" 60 logged "Dropped: the slot" || { tail -20 "$TM_WORK/agent.log" >&2; exit 1; }
 grep -q "at the pace of late" "$TM_WORK/agent.log" || die "no warning came"
@@ -45,6 +46,7 @@ sql "$PG" "CHECKPOINT"
 agent_alive
 
 step "The archive is back"
+rm "$ARCHIVE"
 mv "$ARCHIVE.away" "$ARCHIVE"
 wait_for "the gap to be recorded" 120 logged "has a hole from" || { tail -20 "$TM_WORK/agent.log" >&2; exit 1; }
 [ "$(slots)" = 1 ] || die "there is no slot"
