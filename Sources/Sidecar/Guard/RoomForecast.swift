@@ -35,14 +35,14 @@ public struct RoomForecast: Sendable {
         samples.append(Sample(time: time, retained: reading.retained))
         thin(time)
         guard !reading.isLost, let room = reading.room, reading.retained >= reading.slack else { return nil }
-        let growth = Self.horizons.compactMap { growth(over: $0, at: time, retained: reading.retained) }.max() ?? 0
+        let growth = Self.horizons.compactMap { average(over: $0, at: time, retained: reading.retained) }.max() ?? 0
         guard growth > 0 else { return nil }
         let left = Double(room) / growth
         return left <= Self.farthest ? left : nil
     }
 
     /// Bytes a second; `nil`: too little was seen.
-    private func growth(over horizon: Double, at time: Double, retained: UInt64) -> Double? {
+    private func average(over horizon: Double, at time: Double, retained: UInt64) -> Double? {
         guard let first = samples.first(where: { $0.time >= time - horizon }), time - first.time >= Self.shortest else { return nil }
         return (Double(retained) - Double(first.retained)) / (time - first.time)
     }
