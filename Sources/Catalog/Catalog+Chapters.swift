@@ -294,7 +294,10 @@ extension Catalog {
                     if repair { try await store.remove(key) }
                     continue
                 }
-                if next.previous != good?.name.last ?? "" || damaged != nil {
+                // The chapters before the first one may be expired, as are the pieces that they covered.
+                let begins = good == nil && damaged == nil && !next.previous.isEmpty
+                let isFirst = begins ? try await isExpired(PieceName(branch: branch, name: next.previous), of: i) : false
+                if next.previous != good?.name.last ?? "" && !isFirst || damaged != nil {
                     found.append((name.first, damaged))
                     if repair { try await fill(i, branch, between: good, and: next) }
                 }
