@@ -69,6 +69,13 @@ public struct RetentionView: Sendable {
         self.bases = bases
         self.histories = histories
     }
+
+    /// The base that a restore to `time` begins with, where nothing forbids it.
+    public func newestUsable(at time: Moment) -> Base? {
+        let numbers = Dictionary(histories.map { ($0.id, $0.number) }, uniquingKeysWith: { a, _ in a })
+        func rank(_ base: Base) -> (Int, Moment) { (numbers[base.reference.incarnation] ?? 0, base.ready) }
+        return bases.filter { $0.isUsable && $0.ready <= time }.max { rank($0) < rank($1) }
+    }
 }
 
 /// Why somebody else wants a base to stay.

@@ -48,7 +48,9 @@ struct AgentServices: Sendable {
     private let tasks: [Task<Void, Never>]
 
     /// - Throws: where one cannot begin, such as a port that is taken: the agent does not start then.
-    static func all(_ context: AgentContext) throws -> [any AgentService] { [] }
+    static func all(_ context: AgentContext) throws -> [any AgentService] {
+        [ExpiryService(context: context)]
+    }
 
     init(_ services: [any AgentService]) {
         tasks = services.map { service in
