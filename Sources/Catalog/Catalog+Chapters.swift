@@ -199,6 +199,11 @@ extension Catalog {
         try await store.folders(below: "log/\(i.source)/\(i.id)/").compactMap { UInt32(hexDigits: Array($0.utf8)) }
     }
 
+    /// Branches that have chapters, ascending; of one that an interrupted expiry removed nothing else may be left.
+    public func branchesWithChapters(of i: IncarnationRecord) async throws -> [UInt32] {
+        try await store.folders(below: chapterFolder(of: i)).compactMap { UInt32(hexDigits: Array($0.utf8)) }
+    }
+
     /// Takes up the chapters where they end, and stores those that a killed agent left out.
     ///
     /// - Parameter maximumPieces: see `ChapterKeeper.init`.

@@ -45,7 +45,17 @@ public struct ExpirySweep: Sendable {
     }
 
     public mutating func run(_ expiry: ExpiryRecord) async throws {
-        if !isDry { try await catalog.store.remove(expiry.bases.map { ObjectKey(known: "bases/\(source)/\($0.incarnation)/\($0.base)/base.json") }) }
+        if !isDry {
+            var records: [ObjectInfo] = []
+            for base in expiry.bases {
+                let key = ObjectKey(known: "bases/\(source)/\(base.incarnation)/\(base.base)/base.json")
+                let found = try await catalog.store.list(prefix: key.path, after: nil, limit: 1)
+                records += found
+                bases[base, default: Amount()].add(found)
+            }
+            try await catalog.store.remove(records.map(\.key))
+            total.add(records)
+        }
         for base in expiry.bases where !expiry.incarnations.contains(base.incarnation) { try await remove(base) }
         for log in expiry.log { try await remove(log) }
         for incarnation in expiry.incarnations { try await remove(incarnation) }
@@ -62,10 +72,8 @@ public struct ExpirySweep: Sendable {
         let prefix = "bases/\(source)/\(base.incarnation)/\(base.base)/"
         let before = total
         try await removeAll(below: prefix, "base \(base.base)")
-        var amount = Amount()
-        amount.objects = total.objects - before.objects
-        amount.bytes = total.bytes - before.bytes
-        bases[base] = amount
+        bases[base, default: Amount()].objects += total.objects - before.objects
+        bases[base, default: Amount()].bytes += total.bytes - before.bytes
     }
 
     private mutating func removeAll(below prefix: String, _ what: String) async throws {

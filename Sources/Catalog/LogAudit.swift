@@ -51,7 +51,7 @@ struct LogAudit {
     private var unfinished: [String] = []
     private var superseded = 0
     /// Log that an expiry is removing, and how many pieces of it were met.
-    private let expiring: [ExpiryRecord.Log]
+    private var expiring: [ExpiryRecord.Log] = []
     private var expired = 0
     /// The piece before has no usable index: what it held is not known.
     private var isBehindUnindexed = false
@@ -69,10 +69,10 @@ struct LogAudit {
         report = VerifyReport(source: incarnation.source, incarnation: incarnation)
         let branches: ([BranchRecord], [VerifyFinding]) = try await catalog.readableRecords(below: "branches/\(incarnation.source)/\(incarnation.id)/")
         let gaps: ([GapRecord], [VerifyFinding]) = try await catalog.readableRecords(below: "gaps/\(incarnation.source)/\(incarnation.id)/")
-        expiring = try await catalog.expiries().filter { $0.wanted.source == incarnation.source }.flatMap { $0.decided?.log ?? [] }.filter { $0.incarnation == incarnation.id }
         self.branches = branches.0
         self.gaps = gaps.0
         report.findings = branches.1 + gaps.1
+        try await lookForExpiries()
         do { indexer = try kind?.makeIndexer(for: incarnation) } catch {
             report.findings.append(
                 VerifyFinding(.recordDamaged, object: "sources/\(incarnation.source)/\(incarnation.id).json", error.message, remedy: error.remedy))
@@ -158,7 +158,16 @@ struct LogAudit {
 
     private var readsContent: Bool { options.contents || options.reindex && indexer != nil }
 
+    private mutating func lookForExpiries() async throws {
+        expiring = try await catalog.expiries().filter { $0.wanted.source == incarnation.source }.flatMap { expiry in
+            let decided = expiry.decided?.log ?? []
+            return decided.filter { $0.incarnation == incarnation.id }
+        }
+    }
+
     private mutating func check(_ first: Group) async throws {
+        // One may have begun meanwhile.
+        if first.isOdd { try await lookForExpiries() }
         guard !expiring.contains(where: { $0.holds(first.name, branch: first.branch) }) else {
             expired += 1
             return

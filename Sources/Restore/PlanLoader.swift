@@ -67,6 +67,9 @@ public struct PlanLoader: Sendable {
                     // An older base has the same hole, and the same end, before it.
                     case .gap, .beyondWatermark: break bases
                     }
+                } catch let error as ArchiveError where error.code == .objectMissing {
+                    // An expiry may have removed it meanwhile.
+                    guard try await catalog.base(id, of: incarnation) == nil else { throw error }
                 }
             }
         }

@@ -33,7 +33,7 @@ public struct RetentionLoader: Sendable {
                     remedy: "Use the tidemark that archives it.")
             }
             let branches = try await catalog.branches(of: incarnation)
-            let archived = try await catalog.archivedBranches(of: incarnation)
+            let archived = Set(try await catalog.archivedBranches(of: incarnation) + catalog.branchesWithChapters(of: incarnation)).sorted()
             var records: [BaseRecord] = []
             for id in try await catalog.baseIdentifiers(of: incarnation) {
                 let reference = BaseReference(source: source, incarnation: incarnation.id, base: id)
