@@ -3,20 +3,14 @@ import CrossCheck
 import DurableIO
 import Glibc
 import Planner
+import SourcePostgres
 import Store
 
 /// The configuration file, read and checked as a whole.
 struct Configuration: Sendable {
     enum GitalyLog: String, Sendable, CaseIterable { case wal, spool }
-    /// When PostgreSQL is told that log is safe.
-    enum Acknowledge: String, Sendable, CaseIterable {
-        /// When it is durable on the agent's disk.
-        case spool
-        /// When it is in the archive.
-        case archive
-    }
     enum Kind: Sendable {
-        case postgres(conninfo: String, slot: String, ack: Acknowledge, slotGuard: SlotSettings)
+        case postgres(conninfo: String, slot: String, ack: Acknowledgement, slotGuard: SlotSettings)
         case gitaly(storage: String, log: GitalyLog, spool: String?, prune: Bool, fence: Fence?)
     }
     /// Into which PostgreSQL's log a storage's fences go.
@@ -208,7 +202,7 @@ struct Configuration: Sendable {
                     ?? "tidemark_" + name.lowercased().map { $0 == "-" ? "_" : String($0) }.joined()
                 guard slot.utf8.count <= 63, slot.utf8.allSatisfy({ c in (0x30...0x39).contains(c) || (0x61...0x7A).contains(c) || c == 0x5F })
                 else { throw fail(keys["slot"]?.place ?? place, "'\(slot)' is no name for a slot", "Use lower-case letters, digits and '_'.") }
-                let ack: Acknowledge = try keys["ack"].map { node throws(ArchiveError) in try Self.choice(node, "ack", text: text, fail: fail) } ?? .spool
+                let ack: Acknowledgement = try keys["ack"].map { node throws(ArchiveError) in try Self.choice(node, "ack", text: text, fail: fail) } ?? .spool
                 let slotGuard = try keys["slot_guard"].map { node throws(ArchiveError) in try Self.slotGuard(node, fields: fields, text: text, fail: fail) }
                 sources.append(
                     Source(name: name, kind: .postgres(conninfo: try required("conninfo"), slot: slot, ack: ack, slotGuard: slotGuard ?? SlotSettings())))
