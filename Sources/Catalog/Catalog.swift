@@ -196,6 +196,12 @@ public struct Catalog: Sendable {
         try await store.remove(dataKey(name, of: i))
     }
 
+    /// Removes pieces that others replaced.
+    public func remove(_ names: [PieceName], of i: IncarnationRecord) async throws {
+        try await store.remove(names.map { indexKey($0, of: i) })
+        try await store.remove(names.map { dataKey($0, of: i) })
+    }
+
     /// Archived pieces in log order, from `first` on.
     public func pieces(of i: IncarnationRecord, from first: PieceName? = nil) async throws -> [PieceName] {
         try await listing(of: i, from: first).indexed

@@ -9,7 +9,7 @@ import Source
 /// Holds at most four pieces besides what the source holds. Nothing is acknowledged before it and everything before it is
 /// durable.
 public actor Shipping {
-    /// Pieces between two checkpoints: what an agent with an empty state directory has to read at most.
+    /// Closed pieces between two checkpoints: what an agent with an empty state directory has to read at most.
     static let checkpointInterval: UInt64 = 256
 
     public nonisolated let source: String
@@ -17,6 +17,7 @@ public actor Shipping {
     private let log: any LogSource
     private let catalog: Catalog
     private let output: Log
+    private let meter: SourceMeter?
     /// Pieces that are packed and stored side by side.
     private let workers: Int
 
@@ -31,6 +32,11 @@ public actor Shipping {
     private var committable: [(sequence: UInt64, name: PieceName, index: PieceIndex)] = []
     private var isCommitting = false
     private var superseded: [UInt64: [PieceName]] = [:]
+    /// Pieces that closed ones replaced, still to be removed.
+    private var replaced: [PieceName] = []
+    private var isRemoving = false
+    /// Closed pieces since the last checkpoint.
+    private var closedSince: UInt64 = 0
     private var pendingWatermark: (after: UInt64, time: Moment)?
     private var watermark: Moment?
     /// When the archive was last seen at its place.
@@ -40,7 +46,9 @@ public actor Shipping {
     /// Seconds after which it is seen to that the archive is still there.
     static let confirmation = 15.0
 
-    public init(source: String, kind: String, log: any LogSource, catalog: Catalog, output: Log) {
+    /// - Parameter meter: hears what is archived when; `nil`: nobody does.
+    public init(source: String, kind: String, log: any LogSource, catalog: Catalog, output: Log, meter: SourceMeter? = nil) {
+        self.meter = meter
         self.source = source
         self.kind = kind
         self.log = log
@@ -85,8 +93,11 @@ public actor Shipping {
             committed = 0
             committable = []
             superseded = [:]
+            replaced = []
+            closedSince = 0
             watermark = try await catalog.watermark(of: incarnation)
             try await log.start(from: state)
+            meter?.begin(incarnation, proven: watermark, ends: state.positions.mapValues(\.end))
             output.info("archiving \(incarnation.kind) \(identity.identity) as \(incarnation.id)")
             // `stop` may have come while the source was not listening yet.
             if stopping { await log.stop() }
@@ -110,6 +121,7 @@ public actor Shipping {
                 case .piece(let piece):
                     ledger.begin(piece.sequence, piece.name)
                     given = piece.sequence
+                    meter?.gave(piece)
                     flying += 1
                     group.addTask { try await self.archive(piece) }
                 case .watermark(let time):
@@ -118,6 +130,7 @@ public actor Shipping {
                 case .gap(var gap):
                     gap.provenUpTo = watermark
                     try await catalog.record(gap, of: current())
+                    meter?.lost(gap)
                     output.error(
                         "the log of stream \(gap.stream) has a hole from \(gap.start) to \(gap.end): \(gap.cause). Take a base now: tidemark backup --source \(source)")
                 case .branch(let branch):
@@ -143,6 +156,7 @@ public actor Shipping {
         superseded[piece.sequence] = piece.supersedes
         committable += ledger.finish(piece.sequence, packed.index)
         try await commit()
+        try await removeReplaced()
     }
 
     /// Stores the indexes of pieces whose content is durable, one after the other in log order: after a crash at any moment the
@@ -160,13 +174,31 @@ public actor Shipping {
         while !committable.isEmpty {
             let piece = committable.removeFirst()
             try await catalog.storeIndex(piece.name, piece.index, of: incarnation)
-            for name in superseded.removeValue(forKey: piece.sequence) ?? [] { try await catalog.remove(name, of: incarnation) }
+            meter?.archived(piece.sequence, piece.name, piece.index)
+            replaced += superseded.removeValue(forKey: piece.sequence) ?? []
             checkpoint.add(piece.name, piece.index)
-            for chapter in chapters.add(PieceSummary(piece.name, piece.index)) { try await catalog.record(chapter, of: incarnation) }
             committed = piece.sequence
             await log.acknowledge(through: piece.sequence)
+            for chapter in chapters.add(PieceSummary(piece.name, piece.index)) { try await catalog.record(chapter, of: incarnation) }
             try await advanceWatermark()
-            if checkpoint.count % Self.checkpointInterval == 0 { try await catalog.record(checkpoint, of: incarnation) }
+            // Whoever resumes begins behind the last closed piece: tails are read again in any case.
+            if piece.name.part == nil { closedSince += 1 }
+            if closedSince == Self.checkpointInterval {
+                closedSince = 0
+                try await catalog.record(checkpoint, of: incarnation)
+            }
+        }
+    }
+
+    /// Removes replaced pieces, of which there may be thousands, beside what is archived meanwhile.
+    private func removeReplaced() async throws {
+        guard !isRemoving else { return }  // whoever is at it takes ours too
+        isRemoving = true
+        defer { isRemoving = false }
+        while !replaced.isEmpty {
+            let names = replaced
+            replaced = []
+            try await catalog.remove(names, of: current())
         }
     }
 
@@ -177,7 +209,11 @@ public actor Shipping {
         let old = watermark
         watermark = pending.time
         try await catalog.advanceWatermark(to: pending.time, replacing: old, totals: checkpoint.totals, of: current())
+        meter?.proven(upTo: pending.time)
     }
+
+    /// What of the log is on its way to here; see `LogSource.progress`.
+    public nonisolated func progress() async -> LogProgress { await log.progress() }
 
     private func adopt(_ identity: SourceIdentity, because reason: String?) async throws -> IncarnationRecord {
         try await catalog.adopt(identity, source: source, kind: kind, at: now(), because: reason)

@@ -73,7 +73,15 @@ extension ObjectStore {
 
     public func lockedUntil(_ key: ObjectKey) async throws -> Moment? { nil }
 
-    public func remove(_ keys: [ObjectKey]) async throws { for key in keys { try await remove(key) } }
+    public func remove(_ keys: [ObjectKey]) async throws {
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            for (number, key) in keys.enumerated() {
+                if number >= max(1, parallelism) { try await group.next() }
+                group.addTask { try await remove(key) }
+            }
+            try await group.waitForAll()
+        }
+    }
 
     public func read<T: Sendable>(_ key: ObjectKey, range: Range<UInt64>?, proving proof: @Sendable ([UInt8]) async throws -> T) async throws -> T {
         let first = try await get(key, range: range)
