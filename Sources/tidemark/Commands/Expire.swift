@@ -102,7 +102,7 @@ enum Expiry {
                     throw ArchiveError(.twoHistories, "\(store.description) holds another archive.", remedy: "Name the right place under 'copies'.")
                 }
                 let run = ExpiryRun(copy, copyOf: catalog, kinds: Registry.kinds, owner: Usage.owner, clock: { now() }, progress: progress)
-                result.reports = try await run.run(policies, apply: apply)
+                result.reports = try await run.run(policies, apply: apply, after: places[0].reports)
             } catch let error as ArchiveError { result.error = error }
             places.append(result)
         }
