@@ -35,6 +35,14 @@ public actor SourceKeeper {
     ///
     /// - Throws: `.alreadyRunning` when another process archives the source, `.twoHistories` when it is not the one in the archive.
     public func run() async throws {
+        do { try await keep() } catch {
+            if !stopping, !Task.isCancelled { shipping.monitor?.refused(error, at: now()) }
+            throw error
+        }
+        shipping.monitor?.stopped(at: now())
+    }
+
+    private func keep() async throws {
         let held = try await blocking { [locks, source = shipping.source] in try SourceLock(locks, source: source) }
         defer { withExtendedLifetime(held) {} }
         var pause = Self.pauses.first

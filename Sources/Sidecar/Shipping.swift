@@ -1,5 +1,6 @@
 import ArchiveCore
 import Catalog
+import Lag
 import Pack
 import Runtime
 import Source
@@ -17,6 +18,8 @@ public actor Shipping {
     private let log: any LogSource
     private let catalog: Catalog
     private let output: Log
+    /// Hears of everything; `nil`: nobody does.
+    public nonisolated let monitor: SourceMonitor?
     /// Pieces that are packed and stored side by side.
     private let workers: Int
 
@@ -30,22 +33,27 @@ public actor Shipping {
     /// Pieces whose content is durable, as is that of all before them; in log order.
     private var committable: [(sequence: UInt64, name: PieceName, index: PieceIndex)] = []
     private var isCommitting = false
-    private var superseded: [UInt64: [PieceName]] = [:]
+    private var superseded: [UInt64: (tails: [PieceName], upTo: UInt64)] = [:]
     private var pendingWatermark: (after: UInt64, time: Moment)?
     private var watermark: Moment?
     /// When the archive was last seen at its place.
     private var confirmed: ContinuousClock.Instant?
     private var stopping = false
+    /// By stream's branch, where it left the one before: what lies before that was archived on the older branch already.
+    private var branchStarts: [UInt32: UInt64] = [:]
+    /// What the present attempt failed at.
+    private var blame: Miss.Cause?
 
     /// Seconds after which it is seen to that the archive is still there.
     static let confirmation = 15.0
 
-    public init(source: String, kind: String, log: any LogSource, catalog: Catalog, output: Log) {
+    public init(source: String, kind: String, log: any LogSource, catalog: Catalog, output: Log, monitor: SourceMonitor? = nil) {
         self.source = source
         self.kind = kind
         self.log = log
         self.catalog = catalog
         self.output = output
+        self.monitor = monitor
         workers = min(4, catalog.store.parallelism)
     }
 
@@ -59,11 +67,24 @@ public actor Shipping {
     ///
     /// - Throws: what the source and the store throw; after that `run` may be called again.
     public func run() async throws {
+        blame = nil
         do {
             try await ship()
             await log.close()
         } catch {
+            if !stopping, !Task.isCancelled { monitor?.failed(error, blame ?? .store, at: now()) }
             await log.close()
+            throw error
+        }
+    }
+
+    /// What of the log is on its way to the archive's door; never waits.
+    public nonisolated func progress() async -> LogProgress { await log.progress() }
+
+    /// Whatever fails in `work` first is to blame for the attempt's end.
+    private func blaming<T: Sendable>(_ cause: Miss.Cause, _ work: () async throws -> T) async throws -> T {
+        do { return try await work() } catch {
+            blame = blame ?? cause
             throw error
         }
     }
@@ -73,7 +94,8 @@ public actor Shipping {
         while true {
             try await catalog.confirm()
             confirmed = .now
-            let identity = try await log.identify()
+            if let monitor { monitor.begin(at: now(), proven: monitor.hasBegun ? watermark : try await catalog.lagKnown(of: source)) }
+            let identity = try await blaming(.network) { try await log.identify() }
             let incarnation = try await adopt(identity, because: reason)
             let (state, checkpoint) = try await catalog.resume(incarnation, cleaning: true)
             self.incarnation = incarnation
@@ -86,7 +108,11 @@ public actor Shipping {
             committable = []
             superseded = [:]
             watermark = try await catalog.watermark(of: incarnation)
-            try await log.start(from: state)
+            branchStarts = [:]
+            for branch in state.branches { note(branch) }
+            let gaps = monitor == nil ? [] : try await catalog.openGaps(of: incarnation)
+            try await blaming(.network) { try await log.start(from: state) }
+            monitor?.connected(incarnation, watermark: watermark, gaps: gaps, at: now())
             output.info("archiving \(incarnation.kind) \(identity.identity) as \(incarnation.id)")
             // `stop` may have come while the source was not listening yet.
             if stopping { await log.stop() }
@@ -102,7 +128,7 @@ public actor Shipping {
     private func pump() async throws -> String? {
         try await withThrowingTaskGroup(of: Void.self) { group in
             var flying = 0
-            while let next = try await log.next() {
+            while let next = try await blaming(.network, { try await log.next() }) {
                 // A piece may go beside others; whatever else comes waits for all that came before it.
                 let company = if case .piece = next { workers - 1 } else if case .watermark = next { Int.max } else { 0 }
                 while flying > company, try await group.next() != nil { flying -= 1 }
@@ -111,6 +137,12 @@ public actor Shipping {
                     ledger.begin(piece.sequence, piece.name)
                     given = piece.sequence
                     flying += 1
+                    if let monitor {
+                        let commits = fresh(piece.events, of: piece.name, behind: piece.firstFresh)
+                        // Of a closed piece that tails came before, the rest alone.
+                        let bytes = piece.firstFresh > 0 ? piece.spans.last.map { $0.end - min($0.end, piece.firstFresh) } ?? 0 : piece.frames.reduce(0) { $0 + UInt64($1.count) }
+                        monitor.gave(piece.sequence, oldest: commits.min(), bytes: bytes, at: now())
+                    }
                     group.addTask { try await self.archive(piece) }
                 case .watermark(let time):
                     pendingWatermark = (given, time)
@@ -118,10 +150,12 @@ public actor Shipping {
                 case .gap(var gap):
                     gap.provenUpTo = watermark
                     try await catalog.record(gap, of: current())
+                    monitor?.found(gap)
                     output.error(
                         "the log of stream \(gap.stream) has a hole from \(gap.start) to \(gap.end): \(gap.cause). Take a base now: tidemark backup --source \(source)")
                 case .branch(let branch):
                     try await catalog.record(branch, of: current())
+                    note(branch)
                     output.info("the source went on on branch \(branch.branch)")
                 case .historyChanged(let reason):
                     return reason
@@ -137,12 +171,21 @@ public actor Shipping {
         return incarnation
     }
 
+    private func note(_ branch: BranchRecord) { branchStarts[branch.branch] = branch.ancestors.last?.end }
+
+    /// Commit times of what the archive does not have by an older branch or by tails, and that was made since there is an archive of it.
+    private func fresh(_ events: [LogEvent], of name: PieceName, behind offset: UInt64) -> [Moment] {
+        events.commitTimes(behind: max(offset, branchStarts[name.branch] ?? 0), since: current().created)
+    }
+
     private func archive(_ piece: LogPiece) async throws {
-        let packed = try await blocking { [catalog] in try catalog.pack(piece) }
-        try await catalog.storeContent(packed, of: current())
-        superseded[piece.sequence] = piece.supersedes
-        committable += ledger.finish(piece.sequence, packed.index)
-        try await commit()
+        try await blaming(.store) {
+            let packed = try await blocking { [catalog] in try catalog.pack(piece) }
+            try await catalog.storeContent(packed, of: current())
+            superseded[piece.sequence] = (piece.supersedes, piece.firstFresh)
+            committable += ledger.finish(piece.sequence, packed.index)
+            try await commit()
+        }
     }
 
     /// Stores the indexes of pieces whose content is durable, one after the other in log order: after a crash at any moment the
@@ -160,7 +203,10 @@ public actor Shipping {
         while !committable.isEmpty {
             let piece = committable.removeFirst()
             try await catalog.storeIndex(piece.name, piece.index, of: incarnation)
-            for name in superseded.removeValue(forKey: piece.sequence) ?? [] { try await catalog.remove(name, of: incarnation) }
+            let (tails, upTo) = superseded.removeValue(forKey: piece.sequence) ?? ([], 0)
+            monitor?.archived(
+                piece.sequence, commits: fresh(piece.index.events, of: piece.name, behind: upTo), stored: piece.index.storedLength, at: now())
+            for name in tails { try await catalog.remove(name, of: incarnation) }
             checkpoint.add(piece.name, piece.index)
             for chapter in chapters.add(PieceSummary(piece.name, piece.index)) { try await catalog.record(chapter, of: incarnation) }
             committed = piece.sequence
@@ -177,6 +223,7 @@ public actor Shipping {
         let old = watermark
         watermark = pending.time
         try await catalog.advanceWatermark(to: pending.time, replacing: old, totals: checkpoint.totals, of: current())
+        monitor?.proven(upTo: pending.time, at: now())
     }
 
     private func adopt(_ identity: SourceIdentity, because reason: String?) async throws -> IncarnationRecord {

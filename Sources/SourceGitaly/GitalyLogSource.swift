@@ -14,6 +14,8 @@ public actor GitalyLogSource: LogSource {
     /// Entries that came to be after a look began may carry a time up to this many seconds before it: the kernel stamps them with the
     /// time of its last tick.
     private static let tick = 0.02
+    /// Seconds by which a look may be late before what came since the last one counts as not known.
+    private static let patience = 2.0
     /// Seconds between two watermarks of an idle storage.
     private static let idleWatermark = 5.0
 
@@ -35,6 +37,8 @@ public actor GitalyLogSource: LogSource {
     private var isDirty = true
     /// When the log was looked at last, and whether more was there than one piece takes.
     private var lastLook: Moment?
+    /// What is listed and not given out came after this: the look before.
+    private var listedSince: Moment?
     private var isBehind = false
     private var sleeper: Task<Void, Never>?
 
@@ -98,6 +102,7 @@ public actor GitalyLogSource: LogSource {
         let isLast = stopping
         var begun = now()
         let instant = ContinuousClock.now
+        let before = lastLook
         lastLook = begun
         let first = try await list(at: begun)
         let fresh = EntryBatch.highestFresh(first, after: state.positions)
@@ -113,6 +118,7 @@ public actor GitalyLogSource: LogSource {
             }
         }
         try await admit(first, second, EntryBatch(begun: begun, isLast: isLast, fence: fence))
+        if batch != nil { listedSince = before ?? begun }
     }
 
     private func list(at time: Moment) async throws -> [Listing] {
@@ -219,6 +225,15 @@ public actor GitalyLogSource: LogSource {
         } catch {
             Log().warning("archived entries could not be removed, which is tried again with the next ones: \(error)")
         }
+    }
+
+    public func progress() -> LogProgress {
+        var progress = LogProgress()
+        // A storage that does not answer, or pieces that nobody takes: what came since is not known.
+        if let lastLook, now() - lastLook > 2 * interval + Self.patience { progress.unreceived = .init(bytes: nil, since: lastLook) }
+        // Its bytes are known once it is read.
+        if batch != nil { progress.ungiven = .init(bytes: nil, since: listedSince) }
+        return progress
     }
 
     public func stop() {

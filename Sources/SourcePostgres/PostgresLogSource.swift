@@ -153,6 +153,11 @@ public final class PostgresLogSource: LogSource {
         receiver.wake.signal()
     }
 
+    public func progress() async -> LogProgress {
+        let time = now()
+        return current.withLock { $0.receiver }?.state.withLock { $0.progress(at: time) } ?? LogProgress()
+    }
+
     public func stop() async {
         let receiver = current.withLock { current in
             current.stopping = true

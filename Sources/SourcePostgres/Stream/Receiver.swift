@@ -73,7 +73,9 @@ final class Receiver: Sendable {
                 connection: connection, slot: slot, resume: resume, archived: archived, size: size, spool: spool, restart: restart)
             let waiter = state.withLock { state in
                 state.queue += point.spooled.map { .segment($0) } + point.outputs.map { .output($0) }
-                state.unarchived += point.spooled.map { .init(name: $0.name, start: $0.start, end: $0.end, spooled: true) }
+                state.unarchived += point.spooled.map {
+                    .init(name: $0.name, start: $0.start, end: $0.end, spooled: true, fresh: $0.end - $0.start, commit: $0.events.firstCommit(behind: 0))
+                }
                 state.received = point.position
                 state.synced = point.position
                 return state.takeWaiter()
@@ -223,6 +225,8 @@ final class Receiver: Sendable {
             case UInt8(ascii: "w"):
                 let start = try number(1)
                 serverEnd = try number(9)
+                let heard = now()
+                receiver.state.withLock { $0.heard(end: serverEnd, at: heard) }
                 // The server looked up the end of its WAL for this message after it had read its clock for the last one.
                 prove(at: serverEnd)
                 guard start == position else {
@@ -234,6 +238,8 @@ final class Receiver: Sendable {
                 return .nothing
             case UInt8(ascii: "k"):
                 serverEnd = try number(1)
+                let heard = now()
+                receiver.state.withLock { $0.heard(end: serverEnd, at: heard) }
                 let clock = Moment(postgresMicroseconds: Int64(bitPattern: try number(9)))
                 if candidate?.end == serverEnd {
                     candidate?.repeated += 1
@@ -279,6 +285,7 @@ final class Receiver: Sendable {
                     state.open?.lastRecord = decoder.lastRecord
                     try state.open?.checkKnown()
                     state.received = position
+                    if state.serverEnd <= position { state.aheadSince = nil }
                 }
                 if let file { sync.ask(file, position: position) }
                 if position == segmentEnd { try closeSegment() }

@@ -110,6 +110,9 @@ struct StreamState {
         var start: UInt64
         var end: UInt64
         var spooled: Bool
+        /// What no tail has of it: bytes, and the time of the first commit.
+        var fresh: UInt64
+        var commit: Moment?
         /// `nil` until it was given out.
         var sequence: UInt64?
     }
@@ -127,6 +130,11 @@ struct StreamState {
     var received: UInt64 = 0
     var synced: UInt64 = 0
     var clock: Clock?
+    /// Where the server's log ended when it said so last, and when that was first ahead of what was received.
+    var serverEnd: UInt64 = 0
+    var aheadSince: Moment?
+    /// When the server was heard last; `nil`: not yet.
+    var contact: Moment?
     var lastTail = 0.0
     /// The receiver has ended; with the failure to tell after everything in the queue.
     var ended = false
@@ -160,7 +168,9 @@ struct StreamState {
         let closed = ClosedSegment(
             name: open.name, branch: open.branch, start: open.start, end: open.received, bytes: keep ? open.bytes : nil,
             events: open.events, lastRecord: open.lastRecord, tails: open.tails, spooled: open.spooled)
-        unarchived.append(.init(name: open.name, start: open.start, end: open.received, spooled: open.spooled))
+        unarchived.append(
+            .init(name: open.name, start: open.start, end: open.received, spooled: open.spooled, fresh: open.received - open.given,
+                commit: closed.events.firstCommit(behind: open.given)))
         self.open = nil
         queue.append(.segment(closed))
     }

@@ -22,15 +22,18 @@ let agentCommand = Command(
     let keepers = try configuration.sources.map { source in
         let (kind, component) = Registry.component(source, of: configuration)
         let output = Log(source.name)
-        let shipping = Shipping(source: source.name, kind: kind, log: try component.makeLogSource(), catalog: catalog, output: output)
-        return (source.name, SourceKeeper(shipping: shipping, locks: component.lockPaths, output: output))
+        let monitor = SourceMonitor(source: source.name, objective: configuration.objective, board: context.board, started: now()) { context.post($0) }
+        let shipping = Shipping(source: source.name, kind: kind, log: try component.makeLogSource(), catalog: catalog, output: output, monitor: monitor)
+        return (source.name, SourceKeeper(shipping: shipping, locks: component.lockPaths, output: output), monitor: monitor, shipping: shipping)
     }
     let copying = Copying(copies, at: place, of: catalog, configuration: configuration)
     let services = AgentServices(try AgentServices.all(context))
+    // Ends after the sources: its last record is of what they did last.
+    let measuring = AgentServices([LagService(context: context, sources: keepers.map { ($0.monitor, $0.shipping) })])
     // A source that is refused ends the agent's work on it, never that on the others.
     let work = Task {
         await withTaskGroup(of: (any Error)?.self) { group in
-            for (name, keeper) in keepers {
+            for (name, keeper, _, _) in keepers {
                 group.addTask {
                     do { try await keeper.run() } catch {
                         if keepers.count > 1 { Log(name).error("\(error) This source is no longer archived.") }
@@ -48,7 +51,7 @@ let agentCommand = Command(
         Log().info("stopping")
         services.stop()
         copying.stop()
-        Task { for (_, keeper) in keepers { await keeper.stop() } }
+        Task { for (_, keeper, _, _) in keepers { await keeper.stop() } }
         startThread {
             sleep(30)
             Log().error("what was in hand could not be archived within 30 s; it is archived after the next start")
@@ -58,6 +61,8 @@ let agentCommand = Command(
     let refused = await work.value
     services.stop()
     copying.stop()
+    measuring.stop()
+    await measuring.ended(within: 5)
     await services.ended(within: 5)
     await copying.ended(within: 5)
     if let refused { throw refused }
