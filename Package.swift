@@ -61,7 +61,7 @@ let package = Package(
 
         // Test support and tests.
         .executableTarget(
-            name: "archive-generator", dependencies: ["ArchiveCore", "ArchiveTesting", "Source", "Pack", "Store", "Catalog"], path: "Sources/ArchiveGenerator",
+            name: "archive-generator", dependencies: ["ArchiveCore", "ArchiveTesting", "Source", "Pack", "Store", "Catalog", "Lag"], path: "Sources/ArchiveGenerator",
             swiftSettings: settings),
         .executableTarget(
             name: "store-bench", dependencies: ["ArchiveCore", "DurableIO", "Runtime", "Store"], path: "Sources/StoreBench", swiftSettings: settings),

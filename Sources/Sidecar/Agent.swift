@@ -10,13 +10,15 @@ public actor SourceKeeper {
     private let shipping: Shipping
     private let locks: [String]
     private let output: Log
+    private let meter: SourceMeter?
     private var stopping = false
     private var sleeper: Task<Void, Never>?
 
     /// Seconds between attempts: doubled after each failure, from the first to the last.
     static let pauses = (first: 0.5, last: 30.0)
 
-    public init(shipping: Shipping, locks: [String], output: Log) {
+    public init(shipping: Shipping, locks: [String], output: Log, meter: SourceMeter? = nil) {
+        self.meter = meter
         self.shipping = shipping
         self.locks = locks
         self.output = output
@@ -36,10 +38,10 @@ public actor SourceKeeper {
     /// - Throws: `.alreadyRunning` when another process archives the source, `.twoHistories` when it is not the one in the archive.
     public func run() async throws {
         do { try await keep() } catch {
-            if !stopping, !Task.isCancelled { shipping.monitor?.refused(error, at: now()) }
+            if !stopping, !Task.isCancelled { meter?.refused(error, at: now()) }
             throw error
         }
-        shipping.monitor?.stopped(at: now())
+        meter?.stopped(at: now())
     }
 
     private func keep() async throws {

@@ -2,90 +2,121 @@ import ArchiveCore
 import Catalog
 import Lag
 import Runtime
+import Source
+import Synchronization
 
-/// Rows that the archive does not have yet, ascending; a bounded number, put together where it is exceeded. Pure.
-struct PendingRows {
-    /// Rows above which they are put together.
-    static let comfortable = 60
-    /// Rows that are kept at most, where breaks between them keep them apart.
-    static let most = 600
+/// Writes down how far the archive is behind, a row a minute for each source. Holds nothing up: what cannot be stored now waits.
+public final class LagRecorder: Sendable {
+    public struct Subject: Sendable {
+        public var meter: SourceMeter
+        public var progress: @Sendable () async -> LogProgress
 
-    private(set) var rows: [LagRow] = []
-    /// Rows given up since the start.
-    private(set) var dropped = 0
-
-    var first: LagRow? { rows.first }
-
-    mutating func add(_ more: [LagRow]) {
-        rows += more
-        for seconds: Int64 in [600, 3600, 86_400] where rows.count > Self.comfortable { join(within: seconds) }
-        guard rows.count > Self.most else { return }
-        dropped += rows.count - Self.most
-        rows.removeFirst(rows.count - Self.most)
-    }
-
-    mutating func removeFirst() { rows.removeFirst() }
-
-    /// Puts rows that follow each other without a break together within each `seconds`.
-    private mutating func join(within seconds: Int64) {
-        var result: [LagRow] = []
-        for row in rows {
-            if let last = result.last, last.end == row.start, last.start.rawValue / 1_000_000_000 / seconds == row.start.rawValue / 1_000_000_000 / seconds {
-                result[result.count - 1].append(row)
-            } else {
-                result.append(row)
-            }
+        public init(meter: SourceMeter, progress: @escaping @Sendable () async -> LogProgress) {
+            self.meter = meter
+            self.progress = progress
         }
-        rows = result
     }
-}
 
-/// Takes the rows of one source to the archive, beside the shipping: what cannot be stored waits.
-public actor LagRecorder {
-    private let source: String
-    private let store: @Sendable (LagRow) async throws -> Void
+    private let catalog: Catalog
+    private let subjects: [Subject]
+    private let objective: @Sendable () -> Double
     private let output: Log
-    private var pending = PendingRows()
-    private var isFailing = false
+    /// By source, up to when everything was verified.
+    private let verified = Mutex<[String: Moment]>([:])
 
-    public init(source: String, output: Log, store: @escaping @Sendable (LagRow) async throws -> Void) {
-        self.source = source
+    /// Seconds between two looks at a source, between two looks for rows that are full, for bases behind a hole, and for what is done seldom.
+    static let pauses = (look: 1.0, store: 5.0, mend: 30.0, seldom: 300.0)
+
+    /// - Parameter objective: in seconds; asked each time.
+    public init(catalog: Catalog, subjects: [Subject], objective: @escaping @Sendable () -> Double, output: Log) {
+        self.catalog = catalog
+        self.subjects = subjects
+        self.objective = objective
         self.output = output
-        self.store = store
     }
 
-    /// Rows that wait.
-    public var waiting: Int { pending.rows.count }
-
-    /// Stores rows behind those that wait already, oldest first, up to the first that cannot be stored: it and the rest are kept for the
-    /// next call. Called by one task at a time.
-    public func record(_ rows: [LagRow]) async {
-        let before = pending.dropped
-        pending.add(rows)
-        if pending.dropped > before { output.warning("\(pending.dropped - before) records of lag were given up, because none could be stored for long") }
-        while let row = pending.first {
-            do { try await store(row) } catch {
-                if !isFailing, !(error is CancellationError) { output.warning("how far the archive was behind could not be recorded, which is tried again: \(error)") }
-                isFailing = true
-                return
+    /// Runs until cancelled; then what is measured is written, if the store takes it.
+    public func run() async {
+        await withDiscardingTaskGroup { group in
+            for subject in subjects {
+                group.addTask { await self.look(subject) }
+                group.addTask { await self.record(subject.meter) }
             }
-            pending.removeFirst()
-            isFailing = false
         }
+    }
+
+    private func look(_ subject: Subject) async {
+        let source = subject.meter.source
+        repeat {
+            subject.meter.sample(await subject.progress(), verified: verified.withLock { $0[source] }, objective: objective(), at: now())
+        } while await pause(Self.pauses.look)
+    }
+
+    private func record(_ meter: SourceMeter) async {
+        var pending = PendingRows()
+        var (mended, tidied) = (ContinuousClock.now, ContinuousClock.now - .seconds(Self.pauses.seldom))
+        while await pause(Self.pauses.store) {
+            pending = await write(meter.takeRows(), behind: pending, of: meter.source)
+            if ContinuousClock.now - mended >= .seconds(Self.pauses.mend) {
+                mended = .now
+                await attempt("whether a base lies behind the hole in the log of '\(meter.source)' could not be found out") { try await self.mend(meter) }
+            }
+            if ContinuousClock.now - tidied >= .seconds(Self.pauses.seldom), pending.rows.isEmpty {
+                tidied = .now
+                await attempt("the lag history of '\(meter.source)' could not be put together") { try await self.tidy(meter.source) }
+            }
+        }
+        // The agent ends: what was measured since the last full minute. Not cancelled with us.
+        let rest = pending
+        await Task { _ = await write(meter.takeRows(all: true), behind: rest, of: meter.source) }.value
+    }
+
+    /// - Returns: what is still not stored.
+    private func write(_ rows: [LagRow], behind pending: PendingRows, of source: String) async -> PendingRows {
+        var pending = pending
+        let lost = pending.add(rows)
+        if lost > 0 { output.warning("\(lost) records of the lag of '\(source)' were given up, because none could be stored for long") }
+        if let error = await pending.store({ try await catalog.record($0, of: source) }), !(error is CancellationError) {
+            output.warning("what was measured of '\(source)' could not be stored, and is kept for later: \(error)")
+        }
+        return pending
+    }
+
+    private func mend(_ meter: SourceMeter) async throws {
+        guard let (incarnation, gaps) = meter.openGaps else { return }
+        if try await catalog.openGaps(of: incarnation, among: gaps).isEmpty { meter.mended(gaps, at: now()) }
+    }
+
+    private func tidy(_ source: String) async throws {
+        try await catalog.compactLag(of: source, at: now())
+        guard let incarnation = try await catalog.incarnations(of: source).last else { return }
+        let time = try await catalog.verifiedUpTo(of: incarnation)
+        verified.withLock { $0[source] = time }
+    }
+
+    private func attempt(_ failure: String, _ work: () async throws -> Void) async {
+        do { try await work() } catch is CancellationError {} catch { output.warning("\(failure), which is tried again: \(error)") }
+    }
+
+    /// - Returns: `false` once the agent ends.
+    private func pause(_ seconds: Double) async -> Bool {
+        do { try await Task.sleep(for: .seconds(seconds)) } catch { return false }
+        return true
     }
 }
 
 extension Catalog {
     /// Up to when nothing has to be measured any more: the source's newest watermark, or the end of what is recorded of its lag.
-    public func lagKnown(of source: String) async throws -> Moment? {
+    func lagKnown(of source: String) async throws -> Moment? {
         guard let incarnation = try await incarnations(of: source).last else { return nil }
         let watermark = try await watermark(of: incarnation)
-        let recorded = try await lagRows(of: source, from: watermark ?? incarnation.created, to: Moment(rawValue: .max)).last?.end
-        return [watermark, recorded].compactMap { $0 }.max()
+        return [watermark, try await lagRecordedUpTo(of: source)].compactMap { $0 }.max()
     }
 
     /// Holes that no base lies behind which can be restored.
-    public func openGaps(of incarnation: IncarnationRecord, among gaps: [GapRecord]? = nil) async throws -> [GapRecord] {
+    ///
+    /// - Parameter gaps: `nil`: those that the archive knows.
+    func openGaps(of incarnation: IncarnationRecord, among gaps: [GapRecord]? = nil) async throws -> [GapRecord] {
         let known: [GapRecord]
         if let gaps { known = gaps } else { known = try await self.gaps(of: incarnation) }
         guard !known.isEmpty else { return [] }

@@ -19,7 +19,7 @@ public actor Shipping {
     private let catalog: Catalog
     private let output: Log
     /// Hears of everything; `nil`: nobody does.
-    public nonisolated let monitor: SourceMonitor?
+    private let meter: SourceMeter?
     /// Pieces that are packed and stored side by side.
     private let workers: Int
 
@@ -47,13 +47,13 @@ public actor Shipping {
     /// Seconds after which it is seen to that the archive is still there.
     static let confirmation = 15.0
 
-    public init(source: String, kind: String, log: any LogSource, catalog: Catalog, output: Log, monitor: SourceMonitor? = nil) {
+    public init(source: String, kind: String, log: any LogSource, catalog: Catalog, output: Log, meter: SourceMeter? = nil) {
         self.source = source
         self.kind = kind
         self.log = log
         self.catalog = catalog
         self.output = output
-        self.monitor = monitor
+        self.meter = meter
         workers = min(4, catalog.store.parallelism)
     }
 
@@ -72,7 +72,7 @@ public actor Shipping {
             try await ship()
             await log.close()
         } catch {
-            if !stopping, !Task.isCancelled { monitor?.failed(error, blame ?? .store, at: now()) }
+            if !stopping, !Task.isCancelled { meter?.failed(error, blame ?? .store, at: now()) }
             await log.close()
             throw error
         }
@@ -94,7 +94,7 @@ public actor Shipping {
         while true {
             try await catalog.confirm()
             confirmed = .now
-            if let monitor { monitor.begin(at: now(), proven: monitor.hasBegun ? watermark : try await catalog.lagKnown(of: source)) }
+            if let meter { meter.begin(at: now(), proven: meter.hasBegun ? watermark : try await catalog.lagKnown(of: source)) }
             let identity = try await blaming(.network) { try await log.identify() }
             let incarnation = try await adopt(identity, because: reason)
             let (state, checkpoint) = try await catalog.resume(incarnation, cleaning: true)
@@ -110,9 +110,9 @@ public actor Shipping {
             watermark = try await catalog.watermark(of: incarnation)
             branchStarts = [:]
             for branch in state.branches { note(branch) }
-            let gaps = monitor == nil ? [] : try await catalog.openGaps(of: incarnation)
+            let gaps = meter == nil ? [] : try await catalog.openGaps(of: incarnation)
             try await blaming(.network) { try await log.start(from: state) }
-            monitor?.connected(incarnation, watermark: watermark, gaps: gaps, at: now())
+            meter?.connected(incarnation, watermark: watermark, gaps: gaps, at: now())
             output.info("archiving \(incarnation.kind) \(identity.identity) as \(incarnation.id)")
             // `stop` may have come while the source was not listening yet.
             if stopping { await log.stop() }
@@ -137,11 +137,11 @@ public actor Shipping {
                     ledger.begin(piece.sequence, piece.name)
                     given = piece.sequence
                     flying += 1
-                    if let monitor {
+                    if let meter {
                         let commits = fresh(piece.events, of: piece.name, behind: piece.firstFresh)
                         // Of a closed piece that tails came before, the rest alone.
                         let bytes = piece.firstFresh > 0 ? piece.spans.last.map { $0.end - min($0.end, piece.firstFresh) } ?? 0 : piece.frames.reduce(0) { $0 + UInt64($1.count) }
-                        monitor.gave(piece.sequence, oldest: commits.min(), bytes: bytes, at: now())
+                        meter.gave(piece.sequence, oldest: commits.min(), bytes: bytes, at: now())
                     }
                     group.addTask { try await self.archive(piece) }
                 case .watermark(let time):
@@ -150,7 +150,7 @@ public actor Shipping {
                 case .gap(var gap):
                     gap.provenUpTo = watermark
                     try await catalog.record(gap, of: current())
-                    monitor?.found(gap)
+                    meter?.found(gap)
                     output.error(
                         "the log of stream \(gap.stream) has a hole from \(gap.start) to \(gap.end): \(gap.cause). Take a base now: tidemark backup --source \(source)")
                 case .branch(let branch):
@@ -204,7 +204,7 @@ public actor Shipping {
             let piece = committable.removeFirst()
             try await catalog.storeIndex(piece.name, piece.index, of: incarnation)
             let (tails, upTo) = superseded.removeValue(forKey: piece.sequence) ?? ([], 0)
-            monitor?.archived(
+            meter?.archived(
                 piece.sequence, commits: fresh(piece.index.events, of: piece.name, behind: upTo), stored: piece.index.storedLength, at: now())
             for name in tails { try await catalog.remove(name, of: incarnation) }
             checkpoint.add(piece.name, piece.index)
@@ -223,7 +223,7 @@ public actor Shipping {
         let old = watermark
         watermark = pending.time
         try await catalog.advanceWatermark(to: pending.time, replacing: old, totals: checkpoint.totals, of: current())
-        monitor?.proven(upTo: pending.time, at: now())
+        meter?.proven(upTo: pending.time, at: now())
     }
 
     private func adopt(_ identity: SourceIdentity, because reason: String?) async throws -> IncarnationRecord {

@@ -7,7 +7,7 @@ struct Main {
     static let version = "0.1.0"
 
     static let commands: [Command] = [
-        initCommand, checkCommand, agentCommand, backupCommand, listCommand, windowCommand, logCommand, planCommand, restoreCommand, verifyCommand,
+        initCommand, checkCommand, agentCommand, backupCommand, listCommand, windowCommand, logCommand, planCommand, restoreCommand, rpoCommand, verifyCommand,
         walFetchCommand,
     ]
 

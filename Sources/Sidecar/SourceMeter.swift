@@ -1,11 +1,12 @@
 import ArchiveCore
 import Lag
+import Runtime
 import Source
 import Synchronization
 
 /// Hears what happens to the archiving of one source: measures its lag, keeps its status on the board, and tells of what an administrator
 /// should know. Never waits.
-public final class SourceMonitor: Sendable {
+public final class SourceMeter: Sendable {
     private struct State {
         var meter: LagMeter
         /// Whether log is being received; else nobody knows what the source commits.
@@ -24,16 +25,13 @@ public final class SourceMonitor: Sendable {
     private let state: Mutex<State>
 
     /// - Parameter objective: in seconds.
-    public init(source: String, objective: Double, board: StatusBoard, started: Moment, post: @escaping EventSink) {
+    public init(source: String, board: StatusBoard, objective: Double, started: Moment = now(), post: @escaping EventSink) {
         self.source = source
         self.board = board
         self.started = started
         self.post = post
         state = Mutex(State(meter: LagMeter(objective: objective)))
     }
-
-    /// In seconds; what is measured from now on is held against it.
-    public func setObjective(_ seconds: Double) { state.withLock { $0.meter.objective = seconds } }
 
     // MARK: What shipping tells
 
@@ -165,9 +163,15 @@ public final class SourceMonitor: Sendable {
     public func takeRows(all: Bool = false) -> [LagRow] { state.withLock { $0.meter.takeRows(all: all) } }
 
     /// Looks at what is on its way at this moment.
-    public func sample(_ progress: LogProgress, at now: Moment) {
+    ///
+    /// - Parameters:
+    ///   - verified: everything committed up to this time was verified; `nil`: not known.
+    ///   - objective: in seconds; what is measured from now on is held against it.
+    public func sample(_ progress: LogProgress, verified: Moment?, objective: Double, at now: Moment) {
         let (backlogs, isMissed, events) = state.withLock { state in
-            let backlogs = Self.backlogs(state.isConnected ? progress : nil, meter: state.meter, unknownSince: state.meter.accountedUpTo ?? started, at: now)
+            state.meter.objective = objective
+            var backlogs = Self.backlogs(state.isConnected ? progress : nil, meter: state.meter, unknownSince: state.meter.accountedUpTo ?? started, at: now)
+            if let verified { backlogs[.verified] = .init(bytes: nil, seconds: max(0, now - verified)) }
             state.meter.sample(backlogs, at: now)
             let exposure = backlogs[.archived]?.seconds ?? 0
             let events = [
