@@ -40,11 +40,14 @@ public actor GitalyLogSource: LogSource {
     /// What is listed and not given out came after this: the look before.
     private var listedSince: Moment?
     private var isBehind = false
+    /// From a look to the archive.
+    private var pace = TailPace()
+    private var lookedAt = 0.0
     private var sleeper: Task<Void, Never>?
 
     /// - Parameters:
     ///   - spool: the directory of the native archiver's tars; `nil`: tail the log itself.
-    ///   - tail: longest time that an entry waits for others, in seconds.
+    ///   - tail: longest time that an entry waits for others, in seconds; see `TailPace`.
     ///   - prune: whether archived entries are removed.
     ///   - fencing: `nil`: no fences.
     ///   - output: hears when fences fail and when they are back.
@@ -72,6 +75,7 @@ public actor GitalyLogSource: LogSource {
         durable = [:]
         pending = []
         unacknowledged = []
+        pace = TailPace()
         finished = false
         isDirty = true
         isBehind = false
@@ -104,6 +108,7 @@ public actor GitalyLogSource: LogSource {
         let instant = ContinuousClock.now
         let before = lastLook
         lastLook = begun
+        lookedAt = monotonic()
         let first = try await list(at: begun)
         let fresh = EntryBatch.highestFresh(first, after: state.positions)
         var fence: FenceRecord?
@@ -172,6 +177,7 @@ public actor GitalyLogSource: LogSource {
         if let fence = result.fence { fences?.isCovered = fence.late.isEmpty }
         if !result.builder.isEmpty || result.fence != nil {
             let piece = result.builder.piece(number: number, fence: result.fence)
+            pace.gave(number, at: lookedAt)
             unacknowledged.append((number, piece.spans.map { ($0.stream, $0.end - 1) }))
             number += 1
             pending.append(.piece(piece))
@@ -195,6 +201,7 @@ public actor GitalyLogSource: LogSource {
     /// Waits for the next look: the interval after the last one, or earlier when a fence is wanted and due by then.
     private func pause() async {
         guard let lastLook else { return }
+        let interval = pace.interval(of: interval)
         var seconds = min(lastLook.adding(seconds: interval) - now(), interval)
         if let fences, !fences.isCovered { seconds = min(seconds, (fences.due - .now) / .seconds(1)) }
         guard !stopping, seconds > 0 else { return }
@@ -207,6 +214,7 @@ public actor GitalyLogSource: LogSource {
     }
 
     public func acknowledge(through sequence: UInt64) async {
+        pace.archived(through: sequence, at: monotonic())
         var ends: [String: UInt64] = [:]
         while let first = unacknowledged.first, first.sequence <= sequence {
             for (partition, lsn) in first.ends {

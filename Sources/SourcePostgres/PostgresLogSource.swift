@@ -16,7 +16,7 @@ public final class PostgresLogSource: LogSource {
 
     /// - Parameters:
     ///   - stateDirectory: where received WAL is kept until it is archived.
-    ///   - tail: longest time that received WAL waits to be archived, in seconds.
+    ///   - tail: longest time that received WAL waits to be archived, in seconds; see `TailPace`.
     public init(conninfo: String, slot: String, stateDirectory: String, tail: Double) {
         self.conninfo = conninfo
         self.slot = slot
@@ -119,10 +119,11 @@ public final class PostgresLogSource: LogSource {
             }
         }
         let time = monotonic()
-        if state.ended || time - state.lastTail >= tail, state.open != nil {
+        if state.ended || time - state.lastTail >= state.pace.interval(of: tail), state.open != nil {
             if let piece = state.open?.takeTail(sequence: state.sequence + 1) {
                 state.sequence += 1
                 state.lastTail = time
+                state.pace.gave(state.sequence, at: time)
                 return .give(.piece(piece))
             }
         }
@@ -140,7 +141,9 @@ public final class PostgresLogSource: LogSource {
 
     public func acknowledge(through sequence: UInt64) async {
         guard let receiver = current.withLock({ $0.receiver }) else { return }
+        let time = monotonic()
         let archived = receiver.state.withLock { state in
+            state.pace.archived(through: sequence, at: time)
             let done = state.unarchived.filter { $0.sequence.map { $0 <= sequence } ?? false }
             state.unarchived.removeAll { $0.sequence.map { $0 <= sequence } ?? false }
             return done

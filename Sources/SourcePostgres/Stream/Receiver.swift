@@ -207,7 +207,8 @@ final class Receiver: Sendable {
                 case .message: if message == .replyNow { try replyNow() }
                 case .nothing:
                     try spoolOpenSegment()
-                    _ = connection.wait(seconds: candidate != nil ? 0.01 : min(receiver.tail, 1, pace))
+                    let interval = receiver.state.withLock { $0.pace.interval(of: receiver.tail) }
+                    _ = connection.wait(seconds: candidate != nil ? 0.01 : min(interval, 1, pace))
                 }
                 try afterwards(idle: outcome == .nothing)
             }
@@ -354,7 +355,8 @@ final class Receiver: Sendable {
             try noteSynced()
             let time = monotonic()
             let (flushed, waiter) = receiver.state.withLock { state in
-                let due = !state.queue.isEmpty || time - state.lastTail >= receiver.tail && (state.open.map { $0.received > $0.given } ?? false)
+                let isTailDue = time - state.lastTail >= state.pace.interval(of: receiver.tail)
+                let due = !state.queue.isEmpty || isTailDue && (state.open.map { $0.received > $0.given } ?? false)
                     || state.clock != nil
                 return (state.flushed, due ? state.takeWaiter() : nil)
             }

@@ -136,6 +136,7 @@ struct StreamState {
     /// When the server was heard last; `nil`: not yet.
     var contact: Moment?
     var lastTail = 0.0
+    var pace = TailPace()
     /// The receiver has ended; with the failure to tell after everything in the queue.
     var ended = false
     var failure: (any Error)?
