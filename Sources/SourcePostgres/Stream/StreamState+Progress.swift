@@ -25,7 +25,7 @@ extension StreamState {
             progress.unsynced = .init(bytes: received - flushed, since: closed ?? open?.events.firstCommit(behind: flushed))
         }
         var ungiven: UInt64 = 0
-        for segment in unarchived where segment.sequence == nil { ungiven += segment.fresh }
+        for segment in unarchived where segment.sequence == nil { ungiven += segment.end - segment.start }
         if let open { ungiven += open.received - min(open.received, open.given) }
         let closed = unarchived.first { $0.sequence == nil && $0.commit != nil }?.commit
         progress.ungiven = .init(bytes: ungiven, since: closed ?? open?.events.firstCommit(behind: open?.given ?? 0))
