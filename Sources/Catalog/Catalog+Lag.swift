@@ -96,6 +96,13 @@ extension Catalog {
         return try await store.listAll(prefix: prefix).compactMap { LagObject(level: level, name: String($0.key.path.dropFirst(prefix.utf8.count))) }
     }
 
+    /// The end of the newest row that is recorded of a source, or up to a millisecond later; read from names alone.
+    public func lagRecordedUpTo(of source: String) async throws -> Moment? {
+        var end: Moment?
+        for level in LagLevel.allCases { for object in try await lagObjects(of: source, level) { end = max(end ?? object.end, object.end) } }
+        return end?.adding(nanoseconds: 1_000_000)
+    }
+
     /// What is recorded of a source from `from` to `to`, ascending; the first and the last row may go beyond.
     ///
     /// - Throws: `.archiveDamaged`.
