@@ -50,7 +50,7 @@ let package = Package(
         module("Restore", ["ArchiveCore", "Source", "Planner", "Catalog", "Pack", "Store", "DurableIO", "Runtime", "Digests"]),
         module("CrossCheck", ["ArchiveCore", "Source", "DurableIO", "Runtime", "CGit2"]),
         module("Sidecar", ["ArchiveCore", "Source", "Catalog", "Planner", "Lag", "Pack", "Store", "DurableIO", "Runtime", "Digests"]),
-        module("Notify", ["ArchiveCore", "Sidecar", "Store", "Runtime", "CCurl"]),
+        module("Notify", ["ArchiveCore", "Sidecar", "Store", "Runtime", "Digests", "CCurl"]),
         module("StatusServer", ["ArchiveCore", "Sidecar", "Lag", "Runtime", "CMicrohttpd"]),
         .executableTarget(
             name: "tidemark",
