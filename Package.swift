@@ -51,7 +51,7 @@ let package = Package(
         module("Retention", ["ArchiveCore", "Source", "Planner", "Catalog", "Restore", "Store", "Runtime"]),
         module("CrossCheck", ["ArchiveCore", "Source", "DurableIO", "Runtime", "CGit2"]),
         module("Sidecar", ["ArchiveCore", "Source", "Catalog", "Planner", "Lag", "Pack", "Store", "DurableIO", "Runtime", "Digests"]),
-        module("Notify", ["ArchiveCore", "Sidecar", "Store", "Runtime", "CCurl"]),
+        module("Notify", ["ArchiveCore", "Sidecar", "Store", "Runtime", "Digests", "CCurl"]),
         module("StatusServer", ["ArchiveCore", "Sidecar", "Lag", "Runtime", "CMicrohttpd"]),
         .executableTarget(
             name: "tidemark",

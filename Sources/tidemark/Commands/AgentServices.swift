@@ -101,7 +101,8 @@ struct AgentServices: Sendable {
 
     /// - Throws: where one cannot begin, such as a port that is taken: the agent does not start then.
     static func all(_ context: AgentContext) throws -> [any AgentService] {
-        [LagService(context), BaseService(context), ExpiryService(context: context)] + SlotGuardService.all(context)
+        // Who tells others comes first, so that nothing is missed.
+        [NotifyService(context), try StatusService(context), LagService(context), BaseService(context), ExpiryService(context: context)] + SlotGuardService.all(context)
     }
 
     init(_ services: [any AgentService]) {
