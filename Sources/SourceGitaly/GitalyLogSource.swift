@@ -43,6 +43,7 @@ public actor GitalyLogSource: LogSource {
     /// From a look to the archive.
     private var pace = TailPace()
     private var lookedAt = 0.0
+    private let born = ContinuousClock.now
     private var sleeper: Task<Void, Never>?
 
     /// - Parameters:
@@ -108,7 +109,7 @@ public actor GitalyLogSource: LogSource {
         let instant = ContinuousClock.now
         let before = lastLook
         lastLook = begun
-        lookedAt = monotonic()
+        lookedAt = seconds(since: born)
         let first = try await list(at: begun)
         let fresh = EntryBatch.highestFresh(first, after: state.positions)
         var fence: FenceRecord?
@@ -193,6 +194,8 @@ public actor GitalyLogSource: LogSource {
         finished = result.batch.isLast
     }
 
+    private func seconds(since instant: ContinuousClock.Instant) -> Double { (ContinuousClock.now - instant) / .seconds(1) }
+
     private func watermark(_ begun: Moment) -> LogOutput {
         lastWatermark = begun
         return .watermark(begun.adding(seconds: -Self.tick))
@@ -214,7 +217,7 @@ public actor GitalyLogSource: LogSource {
     }
 
     public func acknowledge(through sequence: UInt64) async {
-        pace.archived(through: sequence, at: monotonic())
+        pace.archived(through: sequence, at: seconds(since: born))
         var ends: [String: UInt64] = [:]
         while let first = unacknowledged.first, first.sequence <= sequence {
             for (partition, lsn) in first.ends {

@@ -61,9 +61,10 @@ before, after = json.load(open(sys.argv[1])), json.load(sys.stdin)
 main = {e["source"]: e for e in after["sources"]}["main"]
 was = {e["source"]: e for e in before["sources"]}["main"]
 assert was["max"] < 7 <= main["max"] < 60, (was["max"], main["max"])
-assert was["commits"] < main["commits"] <= was["commits"] + 2, (was["commits"], main["commits"])
+# Autovacuum may commit something, too.
+assert was["commits"] < main["commits"] <= was["commits"] + 50, (was["commits"], main["commits"])
 causes = {w["miss"]["cause"] for w in main["worst"]}
 assert "agent" in causes, main["worst"]
-print("  max %.1f s, %d commit more, causes %s" % (main["max"], main["commits"] - was["commits"], sorted(causes)))
+print("  max %.1f s, %d commits more, causes %s" % (main["max"], main["commits"] - was["commits"], sorted(causes)))
 ' "$TM_WORK/rpo.json"
 step_summary
