@@ -1,6 +1,6 @@
 import ArchiveCore
 import ArchiveTesting
-
+import Digests
 import Source
 import Testing
 
@@ -82,6 +82,7 @@ struct FlushedTests {
         receive(63, &state)
         try state.open?.checkKnown()
         #expect(!state.isTailDue(at: 100, interval: 1))
+        #expect(!state.isInHand, "a stop does not wait for what only the server can bring")
         #expect(state.flushed == Self.start)
         receive(1, &state)
         try state.open?.checkKnown()
@@ -101,7 +102,9 @@ struct FlushedTests {
         state.sequence = 1
         state.number(PieceName(branch: 1, name: segment.description))
         #expect(state.flushed == Self.start + 1000)
+        #expect(state.isInHand)
         _ = state.acknowledge(through: 2)
+        #expect(!state.isInHand)
         #expect(state.flushed == segment.end.rawValue)
     }
 
