@@ -8,6 +8,12 @@ import Store
 struct Generator {
     static func main() async {
         do {
+            // --lag DIRECTORY TIME: a week of lag history, up to that time.
+            let words = Array(CommandLine.arguments.dropFirst())
+            if words.first == "--lag" {
+                guard words.count == 3, let end = Moment(words[2]) else { throw ArchiveError(.usage, "--lag takes a directory and a time with its zone.") }
+                return try await LagSample.write(to: words[1], end: end)
+            }
             let (directory, shape) = try arguments(Array(CommandLine.arguments.dropFirst()))
             print(try await generate(shape, in: directory))
         } catch {

@@ -99,3 +99,6 @@ extension LagHistogram: Codable {
         try container.encode(sum, forKey: .sum)
     }
 }
+
+/// Of base 2.
+func logarithm(_ x: Double) -> Double { log2(x) }

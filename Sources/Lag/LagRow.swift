@@ -24,8 +24,11 @@ public struct LagRow: Sendable, Hashable {
     public var commits = LagHistogram()
     /// Of each moment: how old the oldest commit was that the archive lacked. Weights are milliseconds.
     public var exposure = LagHistogram()
-    /// What each stage lacked at worst.
+    /// What each stage lacked at worst, and at the end.
     public var worst: [Stage: Backlog] = [:]
+    public var last: [Stage: Backlog] = [:]
+    /// Everything committed up to this time was archived at the end; `nil`: not known.
+    public var archivedUpTo: Moment?
     /// What the objective was, in seconds.
     public var objective: Double
     /// When it was missed; ascending, not overlapping.
@@ -35,6 +38,25 @@ public struct LagRow: Sendable, Hashable {
         self.start = start
         self.end = end
         self.objective = objective
+    }
+
+    /// Takes in the row that follows.
+    public mutating func append(_ next: LagRow) {
+        end = next.end
+        commits += next.commits
+        exposure += next.exposure
+        for (stage, backlog) in next.worst {
+            guard let mine = worst[stage] else {
+                worst[stage] = backlog
+                continue
+            }
+            worst[stage] = Backlog(bytes: [mine.bytes, backlog.bytes].compactMap { $0 }.max(), seconds: max(mine.seconds, backlog.seconds))
+        }
+        last = next.last
+        archivedUpTo = next.archivedUpTo ?? archivedUpTo
+        // The stricter one, where it was changed in between.
+        objective = min(objective, next.objective)
+        for miss in next.misses { misses.append(joining: miss) }
     }
 }
 
@@ -64,5 +86,17 @@ public struct Miss: Sendable, Hashable, Codable {
         self.end = end
         self.worst = worst
         self.cause = cause
+    }
+}
+
+extension [Miss] {
+    /// Adds a miss that is not earlier than the last one; one with it, where it goes on from it and has the same cause.
+    public mutating func append(joining miss: Miss) {
+        if let last, last.end >= miss.start, last.cause == miss.cause {
+            self[count - 1].end = Swift.max(last.end, miss.end)
+            self[count - 1].worst = Swift.max(last.worst, miss.worst)
+        } else {
+            append(miss)
+        }
     }
 }

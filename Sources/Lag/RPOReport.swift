@@ -28,6 +28,8 @@ public struct RPOReport: Sendable, Codable {
         public var worst: [NamedMiss]
         /// The period in equal pieces, oldest first.
         public var chart: [Point]
+        /// Whether nobody has recorded anything for a while: then `current` is the most that can be lacking.
+        public var isSilent = false
     }
 
     public struct NamedMiss: Sendable, Codable {

@@ -10,13 +10,15 @@ public actor SourceKeeper {
     private let shipping: Shipping
     private let locks: [String]
     private let output: Log
+    private let meter: SourceMeter?
     private var stopping = false
     private var sleeper: Task<Void, Never>?
 
     /// Seconds between attempts: doubled after each failure, from the first to the last.
     static let pauses = (first: 0.5, last: 30.0)
 
-    public init(shipping: Shipping, locks: [String], output: Log) {
+    public init(shipping: Shipping, locks: [String], output: Log, meter: SourceMeter? = nil) {
+        self.meter = meter
         self.shipping = shipping
         self.locks = locks
         self.output = output
@@ -42,9 +44,14 @@ public actor SourceKeeper {
             let begun = ContinuousClock.now
             do {
                 try await shipping.run()
+                meter?.stopped()
                 return
             } catch {
-                if Task.isCancelled || stopping || Self.isFinal(error) { throw error }
+                if Task.isCancelled || stopping || Self.isFinal(error) {
+                    if !(Task.isCancelled || stopping) { meter?.refused(error) }
+                    throw error
+                }
+                meter?.failed(error)
                 if ContinuousClock.now - begun > .seconds(60) { pause = Self.pauses.first }
                 output.error("\(error) Trying again in \(pause) s.")
                 let seconds = pause

@@ -17,6 +17,7 @@ public actor Shipping {
     private let log: any LogSource
     private let catalog: Catalog
     private let output: Log
+    private let meter: SourceMeter?
     /// Pieces that are packed and stored side by side.
     private let workers: Int
 
@@ -45,7 +46,9 @@ public actor Shipping {
     /// Seconds after which it is seen to that the archive is still there.
     static let confirmation = 15.0
 
-    public init(source: String, kind: String, log: any LogSource, catalog: Catalog, output: Log) {
+    /// - Parameter meter: hears what is archived when; `nil`: nobody does.
+    public init(source: String, kind: String, log: any LogSource, catalog: Catalog, output: Log, meter: SourceMeter? = nil) {
+        self.meter = meter
         self.source = source
         self.kind = kind
         self.log = log
@@ -94,6 +97,7 @@ public actor Shipping {
             closedSince = 0
             watermark = try await catalog.watermark(of: incarnation)
             try await log.start(from: state)
+            meter?.begin(incarnation, proven: watermark, ends: state.positions.mapValues(\.end))
             output.info("archiving \(incarnation.kind) \(identity.identity) as \(incarnation.id)")
             // `stop` may have come while the source was not listening yet.
             if stopping { await log.stop() }
@@ -117,6 +121,7 @@ public actor Shipping {
                 case .piece(let piece):
                     ledger.begin(piece.sequence, piece.name)
                     given = piece.sequence
+                    meter?.gave(piece)
                     flying += 1
                     group.addTask { try await self.archive(piece) }
                 case .watermark(let time):
@@ -125,6 +130,7 @@ public actor Shipping {
                 case .gap(var gap):
                     gap.provenUpTo = watermark
                     try await catalog.record(gap, of: current())
+                    meter?.lost(gap)
                     output.error(
                         "the log of stream \(gap.stream) has a hole from \(gap.start) to \(gap.end): \(gap.cause). Take a base now: tidemark backup --source \(source)")
                 case .branch(let branch):
@@ -168,6 +174,7 @@ public actor Shipping {
         while !committable.isEmpty {
             let piece = committable.removeFirst()
             try await catalog.storeIndex(piece.name, piece.index, of: incarnation)
+            meter?.archived(piece.sequence, piece.name, piece.index)
             replaced += superseded.removeValue(forKey: piece.sequence) ?? []
             checkpoint.add(piece.name, piece.index)
             committed = piece.sequence
@@ -202,7 +209,11 @@ public actor Shipping {
         let old = watermark
         watermark = pending.time
         try await catalog.advanceWatermark(to: pending.time, replacing: old, totals: checkpoint.totals, of: current())
+        meter?.proven(upTo: pending.time)
     }
+
+    /// What of the log is on its way to here; see `LogSource.progress`.
+    public nonisolated func progress() async -> LogProgress { await log.progress() }
 
     private func adopt(_ identity: SourceIdentity, because reason: String?) async throws -> IncarnationRecord {
         try await catalog.adopt(identity, source: source, kind: kind, at: now(), because: reason)

@@ -33,8 +33,9 @@ public actor GitalyLogSource: LogSource {
     private var finished = false
     private var lastWatermark = Moment(rawValue: 0)
     private var isDirty = true
-    /// When the log was looked at last, and whether more was there than one piece takes.
+    /// When the log was looked at last, and the time before, and whether more was there than one piece takes.
     private var lastLook: Moment?
+    private var lookBefore: Moment?
     private var isBehind = false
     private var sleeper: Task<Void, Never>?
 
@@ -98,6 +99,7 @@ public actor GitalyLogSource: LogSource {
         let isLast = stopping
         var begun = now()
         let instant = ContinuousClock.now
+        lookBefore = lastLook
         lastLook = begun
         let first = try await list(at: begun)
         let fresh = EntryBatch.highestFresh(first, after: state.positions)
@@ -219,6 +221,13 @@ public actor GitalyLogSource: LogSource {
         } catch {
             Log().warning("archived entries could not be removed, which is tried again with the next ones: \(error)")
         }
+    }
+
+    /// Entries are looked for from time to time only: those that were found by a look came to be after the one before.
+    public func progress() -> LogProgress {
+        var progress = LogProgress(ungiven: .init(bytes: batch == nil ? 0 : nil, since: batch.flatMap { $0.isEmpty ? nil : lookBefore ?? lastLook }))
+        if let lastLook, now() - lastLook > max(3 * interval, 5), batch == nil { progress.unreceived = .init(bytes: nil, since: lastLook) }
+        return progress
     }
 
     public func stop() {

@@ -160,6 +160,10 @@ public final class PostgresLogSource: LogSource {
         receiver.wake.signal()
     }
 
+    public func progress() async -> LogProgress {
+        current.withLock { $0.receiver }?.state.withLock { $0.progress() } ?? LogProgress(unreceived: .init(bytes: nil))
+    }
+
     public func stop() async {
         let receiver = current.withLock { current in
             current.stopping = true

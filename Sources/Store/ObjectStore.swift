@@ -31,6 +31,8 @@ public protocol ObjectStore: Sendable {
     func remove(_ key: ObjectKey) async throws
     /// Removes several objects; some may be gone already. What is left when it throws is not known.
     func remove(_ keys: [ObjectKey]) async throws
+    /// Until when the store refuses to let go of an object: a retention, or a hold (`Moment(rawValue: .max)`); `nil`: it may be removed, or is not there.
+    func lockedUntil(_ key: ObjectKey) async throws -> Moment?
     /// What people call this place; never with a secret in it.
     var description: String { get }
     /// How many requests at once are worth it; at least 1.
@@ -68,6 +70,8 @@ extension ObjectStore {
     public func get(_ key: ObjectKey) async throws -> [UInt8] { try await get(key, range: nil) }
 
     public var parallelism: Int { 2 }
+
+    public func lockedUntil(_ key: ObjectKey) async throws -> Moment? { nil }
 
     public func remove(_ keys: [ObjectKey]) async throws {
         try await withThrowingTaskGroup(of: Void.self) { group in

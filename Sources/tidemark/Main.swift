@@ -7,8 +7,8 @@ struct Main {
     static let version = "0.1.0"
 
     static let commands: [Command] = [
-        initCommand, checkCommand, agentCommand, backupCommand, listCommand, windowCommand, logCommand, planCommand, restoreCommand, verifyCommand,
-        walFetchCommand,
+        initCommand, checkCommand, agentCommand, backupCommand, listCommand, windowCommand, logCommand, planCommand, restoreCommand, rpoCommand, verifyCommand,
+        expireCommand, keepCommand, walFetchCommand,
     ]
 
     static func main() async {

@@ -246,6 +246,7 @@ final class Receiver: Sendable {
                 return .nothing
             case UInt8(ascii: "k"):
                 serverEnd = try number(1)
+                receiver.state.withLock { $0.heard(serverEnd, at: now()) }
                 let clock = Moment(postgresMicroseconds: Int64(bitPattern: try number(9)))
                 if candidate?.end == serverEnd {
                     candidate?.repeated += 1
@@ -272,6 +273,7 @@ final class Receiver: Sendable {
 
         private mutating func append(_ bytes: UnsafeRawBufferPointer) throws {
             var at = 0
+            let time = now()
             while at < bytes.count {
                 try openSegment()
                 let segmentEnd = (position / receiver.size.bytes + 1) * receiver.size.bytes
@@ -291,6 +293,7 @@ final class Receiver: Sendable {
                     state.open?.lastRecord = decoder.lastRecord
                     try state.open?.checkKnown()
                     state.received = position
+                    state.heard(serverEnd, at: time)
                 }
                 // The flush of a lot goes beside the receiving; that of a little is made when nothing else has come: see `flush`.
                 if let file, position - min(position, flushAsked) >= Self.flushAside || position == segmentEnd { askFlush(file) }
@@ -365,7 +368,10 @@ final class Receiver: Sendable {
 
         private func noteSynced() throws {
             let durable = try sync.durable()
-            receiver.state.withLock { $0.synced = max($0.synced, durable) }
+            receiver.state.withLock { state in
+                state.synced = max(state.synced, durable)
+                if state.flushed >= state.received { state.durable = now() }
+            }
         }
 
         private mutating func syncAll() throws {

@@ -133,6 +133,12 @@ struct StreamState {
     /// The first position not received, and the first not durable in the spool.
     var received: UInt64 = 0
     var synced: UInt64 = 0
+    /// The end of the server's log, as it said last, and when it last said anything.
+    var serverEnd: UInt64 = 0
+    var contact: Moment?
+    /// When everything that the server had was received, and everything received was durable, last.
+    var level: Moment?
+    var durable: Moment?
     var clock: Clock?
     var lastTail = 0.0
     /// The receiver has ended; with the failure to tell after everything in the queue.
@@ -212,6 +218,31 @@ struct StreamState {
             .init(name: PieceName(branch: open.branch, name: open.name), start: open.given, end: open.received, spooled: open.spooled))
         self.open = nil
         queue.append(.segment(closed))
+    }
+
+    /// The server told how far its log goes.
+    mutating func heard(_ end: UInt64, at time: Moment) {
+        serverEnd = end
+        contact = time
+        if received >= end { level = time }
+    }
+
+    /// See `LogSource.progress`.
+    func progress() -> LogProgress {
+        var progress = LogProgress()
+        if received < serverEnd { progress.unreceived = .init(bytes: serverEnd - received, since: level ?? contact) }
+        if ended { progress.unreceived = .init(bytes: nil, since: level ?? contact) }
+        if flushed < received { progress.unsynced = .init(bytes: received - flushed, since: durable) }
+        var bytes: UInt64 = 0
+        var oldest: Moment?
+        func wait(_ events: some Sequence<LogEvent>, behind given: UInt64, to end: UInt64) {
+            bytes += end - min(given, end)
+            for event in events where event.kind == .commit && event.end > given { oldest = min(oldest ?? event.time, event.time) }
+        }
+        for case .segment(let segment) in queue { wait(segment.events, behind: segment.tails.last?.part?.upperBound ?? segment.start, to: segment.end) }
+        if let open { wait(open.events[open.eventsGiven...], behind: open.given, to: open.received) }
+        progress.ungiven = .init(bytes: bytes, since: oldest)
+        return progress
     }
 
     mutating func takeWaiter() -> CheckedContinuation<Void, Never>? {

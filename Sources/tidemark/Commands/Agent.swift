@@ -18,22 +18,17 @@ let agentCommand = Command(
     let copies = try place.copies()
     let catalog = try await openPatiently { try await place.openToWrite { copies.isEmpty ? $0 : RecentStore($0) } }
     try await blocking { try Files.makeDirectory(configuration.state) }
-    let context = AgentContext(configuration, catalog: catalog, place: place)
-    let keepers = try configuration.sources.map { source in
-        let (kind, component) = Registry.component(source, of: configuration)
-        let output = Log(source.name)
-        let shipping = Shipping(source: source.name, kind: kind, log: try component.makeLogSource(), catalog: catalog, output: output)
-        return (source.name, SourceKeeper(shipping: shipping, locks: component.lockPaths, output: output))
-    }
+    let context = try AgentContext(configuration, catalog: catalog, place: place)
+    let shipments = context.shipments
     let copying = Copying(copies, at: place, of: catalog, configuration: configuration)
     let services = AgentServices(try AgentServices.all(context))
     // A source that is refused ends the agent's work on it, never that on the others.
     let work = Task {
         await withTaskGroup(of: (any Error)?.self) { group in
-            for (name, keeper) in keepers {
+            for shipment in shipments {
                 group.addTask {
-                    do { try await keeper.run() } catch {
-                        if keepers.count > 1 { Log(name).error("\(error) This source is no longer archived.") }
+                    do { try await shipment.keeper.run() } catch {
+                        if shipments.count > 1 { Log(shipment.source).error("\(error) This source is no longer archived.") }
                         return error
                     }
                     return nil
@@ -48,7 +43,7 @@ let agentCommand = Command(
         Log().info("stopping")
         services.stop()
         copying.stop()
-        Task { for (_, keeper) in keepers { await keeper.stop() } }
+        Task { for shipment in shipments { await shipment.keeper.stop() } }
         startThread {
             sleep(30)
             Log().error("what was in hand could not be archived within 30 s; it is archived after the next start")
@@ -56,9 +51,8 @@ let agentCommand = Command(
         }
     }
     let refused = await work.value
-    services.stop()
     copying.stop()
-    await services.ended(within: 5)
+    await services.end(within: 5)
     await copying.ended(within: 5)
     if let refused { throw refused }
     Log().info("stopped")

@@ -1,5 +1,6 @@
 import ArchiveCore
 import Catalog
+import Runtime
 
 struct VerifyResult: Encodable {
     struct Finding: Encodable {
@@ -33,6 +34,7 @@ let verifyCommand = Command(
         Option(
             "reindex",
             help: "Compare what indexes say with the archived WAL, and write those anew that are missing or damaged. Nothing else is changed."),
+        Option("no-record", help: "Do not record in the archive up to which time it was found whole."),
     ], example: "tidemark verify --contents --archive file:///srv/tidemark"
 ) { arguments in
     let place = try ArchivePlace(arguments)
@@ -51,6 +53,8 @@ let verifyCommand = Command(
         defer { progress.end() }
         var result = VerifyResult(sources: [], problems: 0)
         for source in known where wanted.isEmpty || wanted.contains(source) {
+            // What comes later was not looked at.
+            let watermarks = try await watermarks(of: source, in: catalog)
             let reports = try await catalog.verify(source: source, kinds: Registry.kinds, options: options) { progress.show($0, $1, $2) }
             progress.end()
             for report in reports {
@@ -58,12 +62,32 @@ let verifyCommand = Command(
                 result.sources.append(VerifyResult.Source(report, isEncrypted: catalog.isEncrypted))
                 if !isJSON { render(report, options) }
             }
+            if !arguments.has("no-record"), !reports.contains(where: { $0.findings.contains { $0.isProblem } }) {
+                await record(watermarks, contents: options.contents, in: catalog)
+            }
         }
         if isJSON { try Output.json(result) } else {
             if known.isEmpty { Output.line("no source yet; start tidemark agent") }
             Output.line(result.problems == 0 ? "nothing is missing or damaged" : "\(result.problems) problem\(result.problems == 1 ? "" : "s")")
         }
         return result.problems == 0 ? 0 : 4
+    }
+}
+
+private func watermarks(of source: String, in catalog: Catalog) async throws -> [(incarnation: IncarnationRecord, time: Moment)] {
+    var found: [(incarnation: IncarnationRecord, time: Moment)] = []
+    for incarnation in try await catalog.incarnations(of: source) {
+        if let time = try await catalog.watermark(of: incarnation) { found.append((incarnation, time)) }
+    }
+    return found
+}
+
+/// For `tidemark rpo`. Who may only read has verified all the same.
+private func record(_ watermarks: [(incarnation: IncarnationRecord, time: Moment)], contents: Bool, in catalog: Catalog) async {
+    for (incarnation, time) in watermarks {
+        do { try await catalog.recordVerified(upTo: time, contents: contents, at: now(), of: incarnation) } catch {
+            return Output.note("note: that '\(incarnation.source)' was found whole could not be recorded, so `tidemark rpo` does not know: \(error)")
+        }
     }
 }
 

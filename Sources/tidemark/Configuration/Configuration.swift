@@ -24,8 +24,8 @@ struct Configuration: Sendable {
     struct Source: Sendable {
         var name: String
         var kind: Kind
-        /// Its own schedule and retention, or those of all sources.
-        var base = BaseSettings()
+        /// Its own schedule and retention, or those of all sources. `nil`: bases are taken on demand only.
+        var base: BasePolicy?
         /// `nil`: everything is kept.
         var keep: KeepPolicy?
     }
@@ -154,7 +154,7 @@ struct Configuration: Sendable {
             if let node = keys["objective"] { objective = try Self.duration(node, "objective", 0.1...31_536_000, such: "5s", text: text, fail: fail) }
         }
         if let node = top["log"] { logFormat = try Self.choice(node, "log", text: text, fail: fail) }
-        let base = try top["base"].map { node throws(ArchiveError) in try Self.base(node, fields: fields, text: text, fail: fail) } ?? BaseSettings()
+        let base = try top["base"].map { node throws(ArchiveError) in try Self.base(node, fields: fields, text: text, fail: fail) }
         let keep = try top["keep"].map { node throws(ArchiveError) in try Self.keep(node, fields: fields, text: text, fail: fail) }
 
         guard let list = top["sources"] else { throw fail(root.place, "'sources' is missing", "See docs/configuration.md for an example.") }
