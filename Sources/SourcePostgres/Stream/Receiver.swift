@@ -386,7 +386,7 @@ final class Receiver: Sendable {
         /// closes the receiver.
         private mutating func awaitArchive() throws {
             guard receiver.ack == .archive else { return }
-            while receiver.state.withLock({ $0.flushed < $0.received }), !receiver.isClosing {
+            while receiver.state.withLock({ $0.isInHand }), !receiver.isClosing {
                 try afterwards(idle: false)
                 _ = connection.wait(seconds: min(pace, 0.2))
             }

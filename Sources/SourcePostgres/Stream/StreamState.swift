@@ -168,6 +168,9 @@ struct StreamState {
         return open.spooled ? max(open.given, min(synced, received)) : open.given
     }
 
+    /// Whether there is something that the archive may still get from here.
+    var isInHand: Bool { !unarchived.isEmpty || open?.hasTail == true }
+
     /// Whether a tail is to be cut now.
     ///
     /// - Parameters:
