@@ -182,16 +182,19 @@ public struct SnapshotOutcome: Sendable {
     /// Name of the first piece of log that a restore reads, when the source can tell.
     public var firstPiece: String?
     public var warnings: [String]
+    /// See `TreeIndex.losses`. Each is one of the base's warnings too.
+    public var losses: [TreeLoss]
     public var facts: [String: String]
 
     public init(
-        completed: Moment, spans: [LogSpan], branch: UInt32, firstPiece: String? = nil, warnings: [String], facts: [String: String]
+        completed: Moment, spans: [LogSpan], branch: UInt32, firstPiece: String? = nil, warnings: [String], losses: [TreeLoss] = [], facts: [String: String]
     ) {
         self.completed = completed
         self.spans = spans
         self.branch = branch
         self.firstPiece = firstPiece
         self.warnings = warnings
+        self.losses = losses
         self.facts = facts
     }
 }
@@ -242,6 +245,8 @@ public struct RestoreJob: Sendable {
     public var incarnation: IncarnationRecord
     public var base: BaseRecord
     public var spans: [LogSpan]
+    /// What the base lacks.
+    public var losses: [TreeLoss]
     public var cuts: [StreamCut]
     public var log: any LogReader
     /// Where the base lies now; renamed to `finalDirectory` when the job is done.
@@ -261,7 +266,7 @@ public struct RestoreJob: Sendable {
     public init(
         incarnation: IncarnationRecord, base: BaseRecord, spans: [LogSpan], cuts: [StreamCut], log: any LogReader,
         directory: String, finalDirectory: String, recover: RecoveryMode, bindir: String?, fetchCommand: String,
-        mappings: [String: String], only: Set<String>? = nil, progress: @escaping @Sendable (String, UInt64, UInt64?) -> Void
+        mappings: [String: String], only: Set<String>? = nil, losses: [TreeLoss] = [], progress: @escaping @Sendable (String, UInt64, UInt64?) -> Void
     ) {
         self.incarnation = incarnation
         self.base = base
@@ -275,6 +280,7 @@ public struct RestoreJob: Sendable {
         self.fetchCommand = fetchCommand
         self.mappings = mappings
         self.only = only
+        self.losses = losses
         self.progress = progress
     }
 }
