@@ -80,7 +80,7 @@ let package = Package(
             "CrossCheckTests", ["CrossCheck", "Source", "SourcePostgres", "SourceGitaly", "Restore", "Catalog", "Pack", "Store", "DurableIO", "Runtime"]),
         tests("LagTests", ["Lag", "Catalog", "Sidecar", "Source", "Pack", "Store", "Runtime"]),
         tests("KeepingTests", ["Sidecar", "Planner", "Catalog", "Restore", "Source", "Pack", "Store", "SourceGitaly", "DurableIO", "Runtime"]),
-        tests("NotifyTests", ["Notify", "StatusServer", "Sidecar", "Lag", "Runtime", "DurableIO"]),
+        tests("NotifyTests", ["Notify", "StatusServer", "Sidecar", "Lag", "Store", "Runtime", "DurableIO"]),
         tests("CommandTests", ["tidemark"]),
         tests("GeneratorTests", ["archive-generator", "Restore", "Planner", "Catalog", "Store", "SourceGitaly", "SourcePostgres"]),
     ]

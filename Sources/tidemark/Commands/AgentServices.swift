@@ -100,7 +100,9 @@ struct AgentServices: Sendable {
     private let tasks: [(endsLast: Bool, task: Task<Void, Never>)]
 
     /// - Throws: where one cannot begin, such as a port that is taken: the agent does not start then.
-    static func all(_ context: AgentContext) throws -> [any AgentService] { [LagService(context), NotifyService(context), try StatusService(context)] }
+    static func all(_ context: AgentContext) throws -> [any AgentService] { 
+        try [LagService(context), NotifyService(context)] + (context.configuration.listen.map { [try StatusService(context, on: $0)] } ?? [])
+    }
 
     init(_ services: [any AgentService]) {
         tasks = services.map { service in
