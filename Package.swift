@@ -83,7 +83,7 @@ let package = Package(
         tests(
             "KeepingTests",
             ["Sidecar", "Planner", "Catalog", "Restore", "Retention", "Source", "Pack", "Store", "SourceGitaly", "SourcePostgres", "DurableIO", "Runtime"]),
-        tests("NotifyTests", ["Notify", "StatusServer", "Sidecar", "Lag", "Runtime", "DurableIO"]),
+        tests("NotifyTests", ["Notify", "StatusServer", "Sidecar", "Lag", "Store", "Runtime", "DurableIO"]),
         tests("CommandTests", ["tidemark"]),
         tests("GeneratorTests", ["archive-generator", "Restore", "Planner", "Catalog", "Store", "SourceGitaly", "SourcePostgres"]),
     ]

@@ -19,15 +19,15 @@ enum CommandSender {
         do { result = try process.runBlocking() } catch {
             throw ArchiveError(.notificationRefused, "The command '\(command[0])' could not be run.", remedy: "Correct 'command' under 'notify'.", cause: error)
         }
+        // Also where something in the background kept its output open.
+        if result.status == 0 { return }
         guard !result.wasTooSlow else {
             throw ArchiveError(.notificationFailed, "The command '\(command[0])' was killed: it took longer than \(Int(seconds)) s.", remedy: "Let it end sooner.")
         }
-        guard result.status == 0 else {
-            let printed = (result.errors.isEmpty ? result.output : result.errors).split(whereSeparator: \.isNewline).suffix(3).joined(separator: " | ")
-            throw ArchiveError(
-                .notificationFailed, "The command '\(command[0])' ended with status \(result.status)\(printed.isEmpty ? "" : ": \(printed.suffix(500))").",
-                remedy: "It is given the event on standard input: try it by hand.")
-        }
+        let printed = (result.errors.isEmpty ? result.output : result.errors).split(whereSeparator: \.isNewline).suffix(3).joined(separator: " | ")
+        throw ArchiveError(
+            .notificationFailed, "The command '\(command[0])' ended with status \(result.status)\(printed.isEmpty ? "" : ": \(printed.suffix(500))").",
+            remedy: "It is given the event on standard input: try it by hand.")
     }
 
     /// Our own, without earlier events.

@@ -9,7 +9,7 @@ public struct Mailbox: Sendable {
     public var server: String
     public var user: String?
     public var password: String?
-    /// A file with the certificates of authorities that are trusted beside the system's; `nil`: none.
+    /// A file with the certificates of authorities that are trusted instead of the system's; `nil`: the system's.
     public var caFile: String?
     /// Whether a server without TLS is taken: on this machine only, where nobody listens in.
     public var allowsPlain = false

@@ -57,7 +57,7 @@ public struct Webhook: Sendable {
         do { response = try await transport.send(request(notice, from: origin)) } catch let failure as HTTPFailure {
             if failure.kind == .cancelled { throw CancellationError() }
             throw ArchiveError(
-                .notificationFailed, "The webhook \(shown) did not answer: \(failure.message)".replacing(path.count > 1 ? path : "\0", with: "/…"),
+                .notificationFailed, "The webhook \(shown) did not answer: \(failure.message)",
                 remedy: "See that it is up and can be reached from here.")
         }
         switch response.status {

@@ -73,11 +73,13 @@ struct NotifierTests {
     func stop() async throws {
         let seen = Seen()
         let notifier = Notifier([try recipient()], pacing: .real) { _, notice in seen.add(notice.event.message) }
+        for n in 0..<3 { notifier.post(event(n)) }
         let run = Task { await notifier.run() }
         run.cancel()
-        for n in 0..<3 { notifier.post(event(n)) }
         await run.value
-        #expect(seen.events.withLock { $0.count } <= 3)
+        #expect(seen.events.withLock { $0.count } == 3)
+        notifier.post(event(3))
+        #expect(seen.events.withLock { $0.count } == 3)
 
         let hanging = Notifier([try recipient()]) { _, _ in try await Task.sleep(for: .seconds(100_000)) }
         hanging.post(event(0))

@@ -102,7 +102,8 @@ struct AgentServices: Sendable {
     /// - Throws: where one cannot begin, such as a port that is taken: the agent does not start then.
     static func all(_ context: AgentContext) throws -> [any AgentService] {
         // Who tells others comes first, so that nothing is missed.
-        [NotifyService(context), try StatusService(context), LagService(context), BaseService(context), ExpiryService(context: context)] + SlotGuardService.all(context)
+        let status = try context.configuration.listen.map { [try StatusService(context, on: $0)] } ?? []
+        return [NotifyService(context)] + status + [LagService(context), BaseService(context), ExpiryService(context: context)] + SlotGuardService.all(context)
     }
 
     init(_ services: [any AgentService]) {

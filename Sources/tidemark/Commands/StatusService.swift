@@ -12,7 +12,7 @@ struct StatusService: AgentService {
     let name = "status"
     let endsLast = true
     private let context: AgentContext
-    private let server: StatusServer?
+    private let server: StatusServer
     private let pulse: Pulse
 
     /// When the agent's tasks gave a sign of life, in seconds of the steady clock.
@@ -29,22 +29,19 @@ struct StatusService: AgentService {
     private static let patience = 10.0
 
     /// - Throws: `.inputOutput` when `listen` cannot be listened on.
-    init(_ context: AgentContext) throws {
+    init(_ context: AgentContext, on address: ListenAddress) throws {
         self.context = context
         let pulse = Pulse()
         self.pulse = pulse
-        server = try context.configuration.listen.map { address in
-            try StatusServer(address) { [board = context.board] method, path in
-                StatusPages.answer(
-                    method: method, path: path,
-                    StatusPages.Facts(snapshot: board.snapshot, process: .current(), silence: pulse.silence, time: now()))
-            }
+        server = try StatusServer(address) { [board = context.board] method, path in
+            StatusPages.answer(
+                method: method, path: path, StatusPages.Facts(snapshot: board.snapshot, process: .current(), silence: pulse.silence, time: now()))
         }
-        if let server { Log(name).info("listening on \(server.address)") }
+        Log(name).info("listening on \(server.address)")
     }
 
     func run() async throws {
-        defer { if let server { startThread { server.stop() } } }
+        defer { startThread { [server] in server.stop() } }
         try await withThrowingTaskGroup(of: Void.self) { group in
             group.addTask {
                 while true {

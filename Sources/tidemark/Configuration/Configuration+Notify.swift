@@ -142,7 +142,7 @@ extension Configuration {
         return !host.isEmpty && host.utf8.allSatisfy { $0 == 0x2D || $0 == 0x2E || (0x30...0x39).contains($0) || (0x61...0x7A).contains($0 | 0x20) }
     }
 
-    static func command(_ node: YAMLNode, text: Text, fail: Fail) throws(ArchiveError) -> [String] {
+    private static func command(_ node: YAMLNode, text: Text, fail: Fail) throws(ArchiveError) -> [String] {
         let words = try list(node, "command", text: text, fail: fail)
         guard let program = words.first, program.value.hasPrefix("/") else {
             throw fail(node.place, "'command' does not begin with an absolute path", "Write command: [/usr/local/bin/tell, argument].")
