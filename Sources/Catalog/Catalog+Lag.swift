@@ -54,6 +54,17 @@ struct LagObject: Hashable {
 extension Catalog {
     public func lagFolder(of source: String) -> String { "rpo/\(source)/" }
 
+    /// Removes whole days of the history that ended before `time`.
+    public func removeLagHistory(of source: String, before time: Moment) async throws {
+        let prefix = lagFolder(of: source) + "day/"
+        while true {
+            let keys = try await store.keys(prefix: prefix, after: nil, limit: 1000)
+            let old = keys.prefix { key in LagObject(level: .day, name: String(key.path.dropFirst(prefix.utf8.count))).map { $0.end < time } ?? false }
+            if !old.isEmpty { try await store.remove(Array(old)) }
+            guard old.count == 1000 else { return }
+        }
+    }
+
     /// Stores one row.
     public func record(_ row: LagRow, of source: String) async throws { try await put([row], as: .minute, of: source) }
 

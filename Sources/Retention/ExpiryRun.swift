@@ -64,7 +64,7 @@ public struct ExpiryRun: Sendable {
     public func run(_ policies: [String: KeepPolicy], apply: Bool, after others: [ExpiryReport] = []) async throws -> [ExpiryReport] {
         if apply {
             try await finishInterrupted(policies)
-            try await loader.tidy(now: clock(), sources: Set(policies.keys))
+            try await loader.tidy(now: clock(), policies: policies)
         }
         let known = Set(try await catalog.sources())
         var reports: [ExpiryReport] = []
