@@ -136,9 +136,9 @@ TM_TOOLCHAIN_PACKAGES="binutils ca-certificates git libc6-dev libcurl4 libedit2 
 TM_PACKAGES="libpq-dev libzstd-dev libssl-dev libyaml-dev libgit2-dev libcurl4-openssl-dev libmicrohttpd-dev pkg-config postgresql-15 zstd xz-utils python3-venv lz4
     age s3cmd curl openssl $TM_TOOLCHAIN_PACKAGES"
 
-install_packages() {
+install_packages() { # install_packages [PACKAGE…]: what everything here needs, and these
     local missing=() p
-    for p in $TM_PACKAGES; do
+    for p in $TM_PACKAGES "$@"; do
         [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null || true)" = installed ] || missing+=("$p")
     done
     if [ ${#missing[@]} -eq 0 ]; then
@@ -235,6 +235,13 @@ build_tidemark() { # sets TIDEMARK to the release program, unless it is set alre
     TIDEMARK="$(cd "$TM_ROOT" && swift build -c release --show-bin-path)/tidemark"
     [ -x "$TIDEMARK" ] || die "the build left no program at $TIDEMARK"
     export TIDEMARK
+}
+
+build_generator() { # sets GENERATOR to the release program that makes archives up, unless it is set already
+    if [ -n "${GENERATOR:-}" ]; then note "using $GENERATOR"; return 0; fi
+    find_swift
+    (cd "$TM_ROOT" && swift build -c release --product archive-generator)
+    GENERATOR="$(cd "$TM_ROOT" && swift build -c release --show-bin-path)/archive-generator"
 }
 
 find_swift() {

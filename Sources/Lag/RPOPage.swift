@@ -26,7 +26,8 @@ public struct RPOPage {
             <h1>How much could have been lost</h1>
             <p class="meta">\(escaped(report.archive))<br>\(RPOWords.time(report.from)) to \(RPOWords.time(report.to)) · objective <b>\(RPOWords.duration(report.objective))</b></p>
             </header>
-            <section class="cards" aria-label="State at the end of the period">
+            <h2>Not in the archive at \(RPOWords.time(report.to))</h2>
+            <section class="cards">
             \(entries.map { card($0) }.joined(separator: "\n"))
             </section>
             \(silences())
@@ -69,7 +70,7 @@ public struct RPOPage {
         return """
             <article class="card \(style)">
             <h3>\(name(entry))</h3>
-            <p class="figure">\(figure)<span class="unit"> not in the archive</span></p>
+            <p class="figure">\(figure)</p>
             <p class="state">\(words)</p>
             \(share.map { share in """
                 <div class="bar" role="img" aria-label="\(RPOWords.within(entry)) of the measured time within the objective"><span style="width:\(percent(share))%"></span></div>
@@ -224,7 +225,7 @@ public struct RPOPage {
 
         :root { --paper:#f7f8fa; --card:#fff; --ink:#1a2230; --soft:#5b6677; --line:#dfe4ea; --good:#0f7b54; --bad:#b3261e; --unknown:#6b7280; --p50:#0b6bcb; --p99:#7a3fb8; --max:#b9d3ee; --over:#f0a39c; --bar:#e5e9ef; }
         @media (prefers-color-scheme: dark) { :root { --paper:#11151b; --card:#1a2029; --ink:#e7ebf0; --soft:#9aa6b5; --line:#2c3540; --good:#4cc38a; --bad:#ff8a80; --unknown:#9aa6b5; --p50:#62b0ff; --p99:#c79bff; --max:#2b4560; --over:#7d3a36; --bar:#2c3540; } }
-        @media print { :root { --paper:#fff; --card:#fff; --ink:#000; --soft:#444; --line:#bbb; --good:#0f7b54; --bad:#b3261e; --unknown:#555; --p50:#0b6bcb; --p99:#7a3fb8; --max:#c9ddf2; --over:#f0a39c; --bar:#ddd; } * { -webkit-print-color-adjust:exact; print-color-adjust:exact; } details { display:none; } figure, .card, tr { break-inside:avoid; } h2 { break-after:avoid; } main { padding:0 !important; max-width:none !important; } }
+        @media print { body { font-size:11px !important; } .scroll { overflow:visible !important; } th, td { padding:5px 8px !important; } h1 { font-size:22px; } .figure { font-size:22px !important; } :root { --paper:#fff; --card:#fff; --ink:#000; --soft:#444; --line:#bbb; --good:#0f7b54; --bad:#b3261e; --unknown:#555; --p50:#0b6bcb; --p99:#7a3fb8; --max:#c9ddf2; --over:#f0a39c; --bar:#ddd; } * { -webkit-print-color-adjust:exact; print-color-adjust:exact; } details { display:none; } figure, .card, tr { break-inside:avoid; } h2 { break-after:avoid; } main { padding:0 !important; max-width:none !important; } }
         * { box-sizing:border-box; }
         body { margin:0; background:var(--paper); color:var(--ink); font:15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
         main { max-width:1040px; margin:0 auto; padding:32px 24px 48px; }
@@ -233,12 +234,11 @@ public struct RPOPage {
         h2 { margin:34px 0 10px; font-size:18px; }
         h3 { margin:0; font-size:15px; font-weight:600; overflow-wrap:anywhere; }
         .meta { margin:0; color:var(--soft); overflow-wrap:anywhere; }
-        .cards { display:grid; grid-template-columns:repeat(auto-fit, minmax(230px, 1fr)); gap:14px; margin-top:22px; }
+        .cards { display:grid; grid-template-columns:repeat(auto-fit, minmax(230px, 1fr)); gap:14px; }
         .card { background:var(--card); border:1px solid var(--line); border-top:4px solid var(--unknown); border-radius:8px; padding:14px 16px; }
         .card.good { border-top-color:var(--good); } .card.bad { border-top-color:var(--bad); }
         .figure { margin:4px 0 0; font-size:30px; font-weight:650; line-height:1.2; font-variant-numeric:tabular-nums; }
         .state { margin:0 0 10px; color:var(--unknown); } .good .state { color:var(--good); } .bad .state { color:var(--bad); }
-        .figure .unit { font-size:13px; font-weight:400; color:var(--soft); }
         .bar { height:6px; border-radius:3px; background:var(--bad); overflow:hidden; } .bar span { display:block; height:100%; background:var(--good); }
         .small { margin:6px 0 0; font-size:13px; color:var(--soft); }
         .alarm { margin:14px 0 0; padding:10px 14px; border-left:4px solid var(--bad); background:var(--card); }

@@ -35,6 +35,8 @@ public actor CopyKeeper {
     static let pauses = (first: 1.0, last: 60.0)
     /// Seconds after which everything is looked for, whether anything is known to have changed or not.
     static let thoroughly = 30.0
+    /// Between two looks for what was recorded of the lag.
+    private static let lag = Duration.seconds(300)
     /// Seconds between two looks for new bases and histories.
     private let seldom: Double
 
@@ -198,11 +200,15 @@ public actor CopyKeeper {
 
     private func followBases(_ bases: BaseCopy, isOld: Bool, _ target: CopyTarget) async throws -> [IncarnationRecord] {
         var looked: ContinuousClock.Instant?
+        var copiedLag: ContinuousClock.Instant?
         while true {
             let isThorough = looked.map { ContinuousClock.now - $0 > .seconds(Self.thoroughly) } ?? true
             if isThorough { looked = .now }
             try await bases.round(thoroughly: isThorough)
-            if isThorough, !isOld { try await target.copyLag(of: bases.incarnation.source) }
+            if !isOld, copiedLag.map({ ContinuousClock.now - $0 > Self.lag }) ?? true {
+                copiedLag = .now
+                try await target.copyLag(of: bases.incarnation.source)
+            }
             try await Task.sleep(for: .seconds(isOld ? Self.thoroughly : seldom))
         }
     }
