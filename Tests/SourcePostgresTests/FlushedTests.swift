@@ -124,7 +124,8 @@ struct FlushedTests {
     func timelines() throws {
         var state = try state(spooled: false, awaited: true)
         receive(500, &state)
-        let left = try #require(state.takeTail(sequence: nil))
+        let tail = state.takeTail(sequence: nil)
+        let left = try #require(tail)
         state.open = nil
         state.received = Self.start
         state.synced = Self.start
