@@ -154,10 +154,11 @@ public final class PostgresLogSource: LogSource {
         guard !archived.isEmpty else { return }
         // Commits wait for the status that goes out now.
         if archived.contains(where: { !$0.spooled }) { receiver.wake.signal() }
-        let spooled = archived.filter { $0.spooled && $0.name.part == nil }
-        guard !spooled.isEmpty else { return }
+        // Also with `ack: archive`: an earlier run may have left it in the spool.
+        let closed = archived.filter { $0.name.part == nil }
+        guard !closed.isEmpty else { return }
         let spool = receiver.spool
-        do { try await blocking { for segment in spooled { try spool.discard(segment.name.name) } } } catch {
+        do { try await blocking { for segment in closed { try spool.discard(segment.name.name) } } } catch {
             Log().warning("an archived segment could not be removed from the spool, which is tried again after the next start: \(error)")
         }
         receiver.wake.signal()

@@ -124,7 +124,8 @@ struct FlushedTests {
     func timelines() throws {
         var state = try state(spooled: false, awaited: true)
         receive(500, &state)
-        let left = try #require(state.takeTail(sequence: nil))
+        let tail = state.takeTail(sequence: nil)
+        let left = try #require(tail)
         state.open = nil
         state.received = Self.start
         state.synced = Self.start
@@ -138,6 +139,22 @@ struct FlushedTests {
         #expect(state.flushed == Self.start)
         _ = state.acknowledge(through: 2)
         #expect(state.flushed == Self.start + 600)
+    }
+
+    @Test("a flush is made by the caller unless one is under way, and a restart forgets what was durable")
+    func syncThread() async throws {
+        let state = try TemporaryDirectory()
+        let spool = try Spool(stateDirectory: state.path, segmentSize: Self.size.bytes)
+        let file = try spool.open(try name(at: Self.start).description)
+        let sync = SyncThread {}
+        try [1, 2, 3].withUnsafeBytes { try file.write($0, at: 0) }
+        #expect(try sync.flushHere(file, position: 3))
+        #expect(try sync.durable() == 3)
+        sync.ask(file, position: 9)
+        try await eventually("the flush beside") { try sync.durable() == 9 }
+        sync.restart(at: 5)
+        #expect(try sync.durable() == 5)
+        sync.close()
     }
 
     @Test("over random histories it is the end of what the archive has, never more", arguments: 1...50)

@@ -77,7 +77,9 @@ final class Receiver: Sendable {
             let waiter = state.withLock { state in
                 state.queue += point.spooled.map { .segment($0) } + point.outputs.map { .output($0) }
                 state.unarchived += point.spooled.map {
-                    .init(name: PieceName(branch: $0.branch, name: $0.name), start: $0.start, end: $0.end, spooled: true, commit: $0.events.firstCommit(behind: 0))
+                    .init(
+                        name: PieceName(branch: $0.branch, name: $0.name), start: $0.start, end: $0.end, spooled: ack == .spool,
+                        commit: $0.events.firstCommit(behind: 0))
                 }
                 state.received = point.position
                 state.synced = point.position
@@ -136,7 +138,7 @@ final class Receiver: Sendable {
         private var decoder: WALDecoder
         private var file: SpoolFile?
         /// Up to where a flush of the spool was asked for or made.
-        private var flushAsked: UInt64 = 0
+        private var flushAsked: UInt64
         private var serverEnd: UInt64 = 0
         private var reported: UInt64 = 0
         private var lastStatus = 0.0
@@ -151,6 +153,7 @@ final class Receiver: Sendable {
             self.sync = sync
             self.timeline = point.timeline
             self.position = point.position
+            flushAsked = point.position
             self.pace = pace
             decoder = point.makeDecoder(size: receiver.size, systemID: UInt64(receiver.resume.incarnation.identity))
         }
@@ -192,6 +195,8 @@ final class Receiver: Sendable {
             position = segmentStart(end, receiver.size)
             decoder = WALDecoder(
                 start: position, timeline: next, segmentSize: receiver.size.bytes, systemID: UInt64(receiver.resume.incarnation.identity))
+            sync.restart(at: position)
+            flushAsked = position
             receiver.state.withLock { state in
                 state.received = position
                 state.synced = position
