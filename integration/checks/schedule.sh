@@ -59,19 +59,23 @@ for n in one two; do
     eval "AGENT_$n=$!"
 done
 for source in main default; do
-    wait_for "a base of $source" 120 has_bases "$source" 1 || { tail -20 "$TM_WORK"/agent-*.log >&2; exit 1; }
+    wait_for "a base of $source" 300 has_bases "$source" 1 || { tail -20 "$TM_WORK"/agent-*.log >&2; exit 1; }
 done
 wait_for "the lease to be given back" 30 lease_is released
 grep -h "taking a base: there is none yet" "$TM_WORK"/agent-*.log | sed 's/^/  /'
 no_two_at_once
 # shellcheck disable=SC2154
-for pid in "$AGENT_one" "$AGENT_two"; do stop_pid "$pid" 20; forget_pid "$pid"; done
+for pid in "$AGENT_one" "$AGENT_two"; do
+    kill -TERM "$pid"
+    wait "$pid" || die "an agent ended with status $?"
+    forget_pid "$pid"
+done
 
 step "A base that is due every minute"
 sed -i 's/^tail: 1s/&\nbase: { schedule: "* * * * *" }/' "$CONFIG"
 start_agent
-wait_for "a second base of each source, on schedule" 150 has_bases main 2 || { tail -20 "$TM_WORK/agent.log" >&2; exit 1; }
-wait_for "a second base of each source, on schedule" 150 has_bases default 2 || { tail -20 "$TM_WORK/agent.log" >&2; exit 1; }
+wait_for "a second base of each source, on schedule" 400 has_bases main 2 || { tail -20 "$TM_WORK/agent.log" >&2; exit 1; }
+wait_for "a second base of each source, on schedule" 400 has_bases default 2 || { tail -20 "$TM_WORK/agent.log" >&2; exit 1; }
 no_two_at_once
 kill_agent TERM
 write_config
