@@ -16,6 +16,7 @@ lease() {
     [ -z "$newest" ] || tr -d '\n' <"$newest"
 }
 lease_is() { lease | grep -q "\"state\" : \"$1\""; }
+held_by() { lease_is held && lease | grep -q "\"process\" : $1,"; }
 bases_of() { "$TIDEMARK" list --config "$CONFIG" --json | python3 -c 'import json, sys; print(sum(b["source"] == sys.argv[1] for b in json.load(sys.stdin)["bases"]))' "$1"; }
 has_bases() { [ "$(bases_of "$1")" -ge "$2" ]; }
 # no_two_at_once: the times of all bases, from beginning to end, do not overlap
@@ -89,10 +90,10 @@ hold_lease() {
         "$TIDEMARK" backup --config "$CONFIG" --source main >"$TM_WORK/holder.log" 2>&1 &
         HOLDER=$!
         PIDS+=("$HOLDER")
-        wait_for "a backup to have the lease" 30 lease_is held || { cat "$TM_WORK/holder.log" >&2; exit 1; }
+        wait_for "a backup to have the lease" 60 held_by "$HOLDER" || { cat "$TM_WORK/holder.log" >&2; exit 1; }
         kill -STOP "$HOLDER"
         # It may have been over before it was stopped.
-        if lease_is held && [ "$(ps -o stat= -p "$HOLDER" | cut -c1)" = T ]; then return 0; fi
+        if held_by "$HOLDER" && [ "$(ps -o stat= -p "$HOLDER" | cut -c1)" = T ]; then return 0; fi
         kill -CONT "$HOLDER" 2>/dev/null || true
         wait "$HOLDER" || true
         forget_pid "$HOLDER"
