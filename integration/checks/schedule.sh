@@ -107,11 +107,9 @@ note "$(grep -m1 '^error' "$TM_WORK/said")"
 kill -KILL "$HOLDER"
 wait "$HOLDER" 2>/dev/null || true
 forget_pid "$HOLDER"
-begun="$(now_ms)"
 status_of 0 "$TIDEMARK" backup --config "$CONFIG" --source main
-taken=$(( $(now_ms) - begun ))
-note "after SIGKILL of its holder on the same machine the next backup took $taken ms, and did not wait for the lease to end"
-[ "$taken" -lt 55000 ] || die "the lease of a dead process was waited for"
+if grep "waiting for .*process $HOLDER" "$TM_WORK/said"; then die "the lease of a process that is gone was waited for"; fi
+note "after SIGKILL of its holder on the same machine the next backup did not wait for the lease to end"
 
 step "A page of the table is damaged, a repository and a file cannot be read: the backups end, with status 4"
 file="$PG/data/$(sql "$PG" "SELECT pg_relation_filepath('noise')")"
@@ -177,6 +175,6 @@ status=0
 wait "$HOLDER" || status=$?
 forget_pid "$HOLDER"
 note "it ended with status $status after $(( $(now_ms) - begun )) ms"
-[ "$(( $(now_ms) - begun ))" -lt 30000 ] || die "it was not quick"
+[ "$status" = 1 ] || { cat "$TM_WORK/holder.log" >&2; die "it was not interrupted"; }
 lease_is released || die "the lease was not given back"
 step_summary
