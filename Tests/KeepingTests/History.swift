@@ -36,6 +36,9 @@ actor History {
         try await catalog.record(incarnation)
     }
 
+    /// Nothing happens until then.
+    func wait(until time: Int) { clock = max(clock, time) }
+
     func number(_ below: Int) -> Int { Int(chance.next() % UInt64(below)) }
 
     private func name(_ segment: UInt64) -> String {

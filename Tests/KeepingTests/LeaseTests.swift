@@ -97,6 +97,39 @@ struct LeaseTests {
         #expect(try await catalog.store.listAll(prefix: "leases/").count <= 3)
     }
 
+    @Test("is waited for when its record cannot be read, and names that are no numbers are passed over")
+    func damaged() async throws {
+        let catalog = try await catalog()
+        for name in ["zzz.json", "00000000000000FG.json", "FFFFFFFFFFFFFFFF.json", "0000000000000009.txt", "9.json"] {
+            try await catalog.store.put([1], at: ObjectKey(known: "leases/base/\(name)"))
+        }
+        try await catalog.store.put(Array("{".utf8), at: ObjectKey(known: "leases/base/0000000000000005.json"))
+        var lease = Lease("base", in: catalog, holder: holder(1))
+        guard case .held(let record) = try await lease.take(for: "x", at: at(0)) else { return #expect(Bool(false), "it was taken at once") }
+        #expect(record.purpose.contains("0000000000000005"))
+        guard case .held = try await lease.take(for: "x", at: at(59)) else { return #expect(Bool(false), "it was taken too early") }
+        #expect(try await lease.take(for: "x", at: at(61)) == .taken)
+        #expect(try await lease.renew(at: at(76)))
+    }
+
+    @Test("a renewal whose answer was lost counts from when it was written, and is followed by another number")
+    func lostAnswer() async throws {
+        let store = CountingStore()
+        let catalog = try await Catalog.create(in: store, at: at(0), version: "test")
+        let mortal = MortalStore(store)
+        var lease = Lease("base", in: try await Catalog.open(mortal), holder: holder(1))
+        #expect(try await lease.take(for: "x", at: at(0)) == .taken)
+        await mortal.die(after: 0, isMade: true)
+        await #expect(throws: ArchiveError.self) { _ = try await lease.renew(at: at(15)) }
+        await mortal.die(after: .max, isMade: false)
+        #expect(try await lease.renew(at: at(30)))
+        let names = try await catalog.store.listAll(prefix: "leases/").map(\.key.path)
+        #expect(names.last == "leases/base/0000000000000003.json")
+        try await lease.release(at: at(31))
+        var other = Lease("base", in: catalog, holder: holder(2))
+        #expect(try await other.take(for: "y", at: at(31)) == .taken)
+    }
+
     @Test("is kept by what another process writes at the same moment")
     func race() async throws {
         let catalog = try await catalog()

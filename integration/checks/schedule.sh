@@ -16,6 +16,7 @@ lease() {
     [ -z "$newest" ] || tr -d '\n' <"$newest"
 }
 lease_is() { lease | grep -q "\"state\" : \"$1\""; }
+held_by() { lease_is held && lease | grep -q "\"process\" : $1,"; }
 bases_of() { "$TIDEMARK" list --config "$CONFIG" --json | python3 -c 'import json, sys; print(sum(b["source"] == sys.argv[1] for b in json.load(sys.stdin)["bases"]))' "$1"; }
 has_bases() { [ "$(bases_of "$1")" -ge "$2" ]; }
 # no_two_at_once: the times of all bases, from beginning to end, do not overlap
@@ -59,19 +60,23 @@ for n in one two; do
     eval "AGENT_$n=$!"
 done
 for source in main default; do
-    wait_for "a base of $source" 120 has_bases "$source" 1 || { tail -20 "$TM_WORK"/agent-*.log >&2; exit 1; }
+    wait_for "a base of $source" 300 has_bases "$source" 1 || { tail -20 "$TM_WORK"/agent-*.log >&2; exit 1; }
 done
 wait_for "the lease to be given back" 30 lease_is released
 grep -h "taking a base: there is none yet" "$TM_WORK"/agent-*.log | sed 's/^/  /'
 no_two_at_once
 # shellcheck disable=SC2154
-for pid in "$AGENT_one" "$AGENT_two"; do stop_pid "$pid" 20; forget_pid "$pid"; done
+for pid in "$AGENT_one" "$AGENT_two"; do
+    kill -TERM "$pid"
+    wait "$pid" || die "an agent ended with status $?"
+    forget_pid "$pid"
+done
 
 step "A base that is due every minute"
 sed -i 's/^tail: 1s/&\nbase: { schedule: "* * * * *" }/' "$CONFIG"
 start_agent
-wait_for "a second base of each source, on schedule" 150 has_bases main 2 || { tail -20 "$TM_WORK/agent.log" >&2; exit 1; }
-wait_for "a second base of each source, on schedule" 150 has_bases default 2 || { tail -20 "$TM_WORK/agent.log" >&2; exit 1; }
+wait_for "a second base of each source, on schedule" 400 has_bases main 2 || { tail -20 "$TM_WORK/agent.log" >&2; exit 1; }
+wait_for "a second base of each source, on schedule" 400 has_bases default 2 || { tail -20 "$TM_WORK/agent.log" >&2; exit 1; }
 no_two_at_once
 kill_agent TERM
 write_config
@@ -85,10 +90,10 @@ hold_lease() {
         "$TIDEMARK" backup --config "$CONFIG" --source main >"$TM_WORK/holder.log" 2>&1 &
         HOLDER=$!
         PIDS+=("$HOLDER")
-        wait_for "a backup to have the lease" 30 lease_is held || { cat "$TM_WORK/holder.log" >&2; exit 1; }
+        wait_for "a backup to have the lease" 60 held_by "$HOLDER" || { cat "$TM_WORK/holder.log" >&2; exit 1; }
         kill -STOP "$HOLDER"
         # It may have been over before it was stopped.
-        if lease_is held && [ "$(ps -o stat= -p "$HOLDER" | cut -c1)" = T ]; then return 0; fi
+        if held_by "$HOLDER" && [ "$(ps -o stat= -p "$HOLDER" | cut -c1)" = T ]; then return 0; fi
         kill -CONT "$HOLDER" 2>/dev/null || true
         wait "$HOLDER" || true
         forget_pid "$HOLDER"
@@ -102,11 +107,9 @@ note "$(grep -m1 '^error' "$TM_WORK/said")"
 kill -KILL "$HOLDER"
 wait "$HOLDER" 2>/dev/null || true
 forget_pid "$HOLDER"
-begun="$(now_ms)"
 status_of 0 "$TIDEMARK" backup --config "$CONFIG" --source main
-taken=$(( $(now_ms) - begun ))
-note "after SIGKILL of its holder on the same machine the next backup took $taken ms, and did not wait for the lease to end"
-[ "$taken" -lt 55000 ] || die "the lease of a dead process was waited for"
+if grep "waiting for .*process $HOLDER" "$TM_WORK/said"; then die "the lease of a process that is gone was waited for"; fi
+note "after SIGKILL of its holder on the same machine the next backup did not wait for the lease to end"
 
 step "A page of the table is damaged, a repository and a file cannot be read: the backups end, with status 4"
 file="$PG/data/$(sql "$PG" "SELECT pg_relation_filepath('noise')")"
@@ -172,6 +175,6 @@ status=0
 wait "$HOLDER" || status=$?
 forget_pid "$HOLDER"
 note "it ended with status $status after $(( $(now_ms) - begun )) ms"
-[ "$(( $(now_ms) - begun ))" -lt 30000 ] || die "it was not quick"
+[ "$status" = 1 ] || { cat "$TM_WORK/holder.log" >&2; die "it was not interrupted"; }
 lease_is released || die "the lease was not given back"
 step_summary
