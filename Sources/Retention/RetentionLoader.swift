@@ -110,7 +110,7 @@ public struct RetentionLoader: Sendable {
     private func hasLog(_ base: BaseRecord, in incarnation: IncarnationRecord, along path: BranchPath, _ kind: any ComponentKind) async throws -> Bool {
         let windows: [LogSpan]
         do { windows = try await catalog.spans(of: base, in: incarnation) } catch let error as ArchiveError
-            where [.objectDamaged, .objectMissing, .keyMissing, .keyWrong].contains(error.code)
+            where error.code == .objectDamaged || error.code == .objectMissing
         { return false }
         let ranges = Dictionary(windows.map { ($0.stream, $0.start..<max($0.start, $0.end)) }, uniquingKeysWith: { a, _ in a })
         for attempt in 1... {
