@@ -100,8 +100,10 @@ struct AgentServices: Sendable {
     private let tasks: [(endsLast: Bool, task: Task<Void, Never>)]
 
     /// - Throws: where one cannot begin, such as a port that is taken: the agent does not start then.
-    static func all(_ context: AgentContext) throws -> [any AgentService] { 
-        try [LagService(context), NotifyService(context)] + (context.configuration.listen.map { [try StatusService(context, on: $0)] } ?? [])
+    static func all(_ context: AgentContext) throws -> [any AgentService] {
+        var services: [any AgentService] = [LagService(context), NotifyService(context)]
+        if let address = context.configuration.listen { services.append(try StatusService(context, on: address)) }
+        return services
     }
 
     init(_ services: [any AgentService]) {
