@@ -80,7 +80,12 @@ public struct Moment: RawRepresentable, Hashable, Comparable, Sendable, Codable,
         let (sum, over) = rawValue.addingReportingOverflow(nanoseconds)
         return Moment(rawValue: over ? (nanoseconds < 0 ? .min : .max) : sum)
     }
-    public func adding(seconds: Double) -> Moment { Moment(rawValue: rawValue + Int64(seconds * 1e9)) }
+    /// The sum; outside of the range of a moment, its end.
+    public func adding(seconds: Double) -> Moment {
+        // 2^63 itself is no `Int64` any more.
+        guard abs(seconds * 1e9) < 0x1p63 else { return seconds.isNaN ? self : Moment(rawValue: seconds < 0 ? .min : .max) }
+        return adding(nanoseconds: Int64(seconds * 1e9))
+    }
 }
 
 private struct Scanner {
@@ -135,7 +140,8 @@ private func daysSinceEpoch(year: Int, month: Int, day: Int) -> Int {
     return era * 146_097 + yearOfEra * 365 + yearOfEra / 4 - yearOfEra / 100 + dayOfYear - 719_468
 }
 
-private func civilDate(daysSinceEpoch days: Int) -> (Int, Int, Int) {
+/// The date of a day counted from 1970-01-01, in the proleptic Gregorian calendar: year, month, day.
+public func civilDate(daysSinceEpoch days: Int) -> (Int, Int, Int) {
     let z = days + 719_468
     let era = (z >= 0 ? z : z - 146_096) / 146_097
     let doe = z - era * 146_097
