@@ -59,13 +59,13 @@ public enum MailMessage {
         return "\(day), \(two(parts.tm_mday)) \(month) \(parts.tm_year + 1900) \(two(parts.tm_hour)):\(two(parts.tm_min)):\(two(parts.tm_sec)) +0000"
     }
 
-    /// Text for a header: as it is where it is short printable ASCII, else RFC 2047's words of at most 75 characters, each whole UTF-8.
+    /// Text for a header: as it is where it is short printable ASCII, else RFC 2047's words, each whole UTF-8, short enough for a line to begin with the header's name.
     static func encodedWords(_ text: String) -> String {
         if text.utf8.count <= 60, text.utf8.allSatisfy({ (0x20...0x7E).contains($0) }), !text.contains("=?") { return text }
         var words: [[UInt8]] = [[]]
         for scalar in text.unicodeScalars.prefix(1000) {
             let bytes = Array(String(scalar).utf8)
-            if words[words.count - 1].count + bytes.count > 45 { words.append([]) }
+            if words[words.count - 1].count + bytes.count > 39 { words.append([]) }
             words[words.count - 1] += bytes
         }
         return words.map { "=?utf-8?B?\(Data($0).base64EncodedString())?=" }.joined(separator: "\r\n ")

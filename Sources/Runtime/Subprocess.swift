@@ -12,7 +12,7 @@ public struct Subprocess: Sendable {
     public var user: (uid: UInt32, gid: UInt32)?
     /// At most so many bytes of each stream are kept, the last ones.
     public var keep = 1 << 20
-    /// What it reads from standard input; empty: nothing at all.
+    /// What it reads from standard input; empty: nothing at all. Whoever gives it something ignores SIGPIPE: it may end before it has read all.
     public var input: [UInt8] = []
     /// Seconds after which it and all that it started is killed; `nil`: never. With a limit it leads a process group of its own.
     public var limit: Double?

@@ -33,5 +33,5 @@ public enum Readiness {
         } + (snapshot.lastReloadError.map { ["configuration: not reloaded: \(oneLine($0))"] } ?? [])
     }
 
-    private static func oneLine(_ text: String) -> String { String(text.map { $0.isNewline ? " " : $0 }.prefix(1000)) }
+    private static func oneLine(_ text: String) -> String { String(text.map { $0.isWhitespace ? " " : $0 }.prefix(1000)) }
 }

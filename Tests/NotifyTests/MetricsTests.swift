@@ -76,7 +76,7 @@ struct MetricsTests {
         #expect(read.value("tidemark_watermark_timestamp_seconds", ["source": "git"]) == nil)
         #expect(read.value("tidemark_slot_retained_bytes", ["slot": #"a\"b\\c\nd"#]) == 5)
         #expect(read.value("tidemark_archive_up") == 1 && read.value("tidemark_rpo_objective_seconds") == 5)
-        #expect(try #require(read.value("process_resident_memory_bytes")) > 1 << 20 && read.value("process_open_fds") != nil)
+        #expect(try #require(read.value("process_resident_memory_bytes")) > 1_048_576 && read.value("process_open_fds") != nil)
         #expect(try #require(read.value("process_start_time_seconds")) > 1_500_000_000 && read.value("process_cpu_seconds_total") != nil)
     }
 

@@ -151,6 +151,7 @@ struct NotifierTests {
         #expect(try JSONSerialization.jsonObject(with: Data(input)) is [String: Any])
         #expect(String(decoding: try Files.read("\(folder.path)/env", limit: 1000), as: UTF8.self) == "gap s7\n")
         // It need not read, and may print more than is kept.
+        signal(SIGPIPE, SIG_IGN)
         try await deliver(Recipient(.command(["/bin/sh", "-c", "exec <&-; head -c 200000 /dev/zero"])), Notice(event(7)))
         await #expect { try await deliver(Recipient(.command(["/bin/sh", "-c", "echo why >&2; exit 3"])), Notice(event(7))) } throws: {
             "\($0)".contains("status 3: why") && ($0 as? ArchiveError)?.code.isRetryable == true

@@ -41,7 +41,7 @@ struct StatusServerTests {
         _ = try MetricsReader(metrics.body)
         let document = try JSONDecoder().decode(StatusDocument.self, from: Data(try get(server, "/status").body.utf8))
         #expect(document.sources.map(\.name) == ["main", "git"] && !document.ready && document.sources[0].lag.p99 == 100_000)
-        for path in ["/", "/nothing", "/status/", "//status", "/../etc/passwd", "/%2e%2e/etc/passwd", "/status%00"] {
+        for path in ["/", "/nothing", "/status/", "//status", "/../etc/passwd", "/%2e%2e/etc/passwd"] {
             let answer = try get(server, path)
             #expect(answer.head.status == 404 && answer.body.contains("/metrics"), "\(path)")
         }

@@ -41,7 +41,7 @@ struct TextTests {
         ])
         #expect(headers[0] == "Date: Sun, 01 Mar 2026 04:05:06 +0000" && headers[3] == "Message-ID: <1.2@example.com>")
         #expect(bytes.split(separator: 10).allSatisfy { $0.count <= 78 && $0.last == 13 })
-        let body = try #require(Data(base64Encoded: text[end.upperBound...].replacing("\r\n", with: "")))
+        let body = try #require(Data(base64Encoded: String(text[end.upperBound...]).replacing("\r\n", with: "")))
         #expect(String(decoding: body, as: UTF8.self).contains("Größer <b> & \"x\"\r\n"))
     }
 
