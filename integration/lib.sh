@@ -133,7 +133,7 @@ PY
 # What a Swift toolchain itself needs to run and to link.
 TM_TOOLCHAIN_PACKAGES="binutils ca-certificates git libc6-dev libcurl4 libedit2 libgcc-12-dev libncurses6 libpython3.11 libsqlite3-0
     libstdc++-12-dev libxml2-dev libz3-4 tzdata"
-TM_PACKAGES="libpq-dev libzstd-dev libssl-dev libyaml-dev libgit2-dev libcurl4-openssl-dev pkg-config postgresql-15 zstd xz-utils python3-venv lz4
+TM_PACKAGES="libpq-dev libzstd-dev libssl-dev libyaml-dev libgit2-dev libcurl4-openssl-dev libmicrohttpd-dev pkg-config postgresql-15 zstd xz-utils python3-venv lz4
     age s3cmd $TM_TOOLCHAIN_PACKAGES"
 
 install_packages() {

@@ -1,5 +1,6 @@
 import ArchiveCore
 import Planner
+import Runtime
 
 extension Configuration {
     /// When bases are taken by themselves.
@@ -21,7 +22,7 @@ extension Configuration {
         var drop = 600.0
     }
 
-    enum LogFormat: String, Sendable, CaseIterable { case text, json }
+    typealias LogFormat = Log.Format
 
     /// One of a few words.
     static func choice<T: CaseIterable & RawRepresentable>(_ node: YAMLNode, _ key: String, text: Text, fail: Fail) throws(ArchiveError) -> T where T.RawValue == String {

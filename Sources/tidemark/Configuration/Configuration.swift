@@ -15,12 +15,12 @@ struct Configuration: Sendable {
         /// When it is in the archive.
         case archive
     }
-    enum Kind: Sendable {
+    enum Kind: Sendable, Hashable {
         case postgres(conninfo: String, slot: String, ack: Acknowledge, slotGuard: SlotSettings)
         case gitaly(storage: String, log: GitalyLog, spool: String?, prune: Bool, fence: Fence?)
     }
     /// Into which PostgreSQL's log a storage's fences go.
-    struct Fence: Sendable {
+    struct Fence: Sendable, Hashable {
         /// The PostgreSQL source's name in the archive.
         var anchor: String
         var conninfo: String
