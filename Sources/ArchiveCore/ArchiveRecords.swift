@@ -159,6 +159,8 @@ public struct BaseRecord: Codable, Sendable, Hashable {
     public var warnings: [String]
     /// Facts for the component that made it.
     public var facts: [String: String]
+    /// Other bases that hold content of this one, which stay as long as it does; `nil`: none.
+    public var origins: [String]?
 
     public init(
         id: String, source: String, incarnation: String, kind: String, started: Moment, completed: Moment, firstPiece: String?,

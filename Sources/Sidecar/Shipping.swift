@@ -9,7 +9,7 @@ import Source
 /// Holds at most four pieces besides what the source holds. Nothing is acknowledged before it and everything before it is
 /// durable.
 public actor Shipping {
-    /// Pieces between two checkpoints: what an agent with an empty state directory has to read at most.
+    /// Closed pieces between two checkpoints: what an agent with an empty state directory has to read at most.
     static let checkpointInterval: UInt64 = 256
 
     public nonisolated let source: String
@@ -32,6 +32,11 @@ public actor Shipping {
     private var committable: [(sequence: UInt64, name: PieceName, index: PieceIndex)] = []
     private var isCommitting = false
     private var superseded: [UInt64: [PieceName]] = [:]
+    /// Pieces that closed ones replaced, still to be removed.
+    private var replaced: [PieceName] = []
+    private var isRemoving = false
+    /// Closed pieces since the last checkpoint.
+    private var closedSince: UInt64 = 0
     private var pendingWatermark: (after: UInt64, time: Moment)?
     private var watermark: Moment?
     /// When the archive was last seen at its place.
@@ -88,6 +93,8 @@ public actor Shipping {
             committed = 0
             committable = []
             superseded = [:]
+            replaced = []
+            closedSince = 0
             watermark = try await catalog.watermark(of: incarnation)
             try await log.start(from: state)
             meter?.begin(incarnation, proven: watermark, ends: state.positions.mapValues(\.end))
@@ -149,6 +156,7 @@ public actor Shipping {
         superseded[piece.sequence] = piece.supersedes
         committable += ledger.finish(piece.sequence, packed.index)
         try await commit()
+        try await removeReplaced()
     }
 
     /// Stores the indexes of pieces whose content is durable, one after the other in log order: after a crash at any moment the
@@ -167,13 +175,30 @@ public actor Shipping {
             let piece = committable.removeFirst()
             try await catalog.storeIndex(piece.name, piece.index, of: incarnation)
             meter?.archived(piece.sequence, piece.name, piece.index)
-            for name in superseded.removeValue(forKey: piece.sequence) ?? [] { try await catalog.remove(name, of: incarnation) }
+            replaced += superseded.removeValue(forKey: piece.sequence) ?? []
             checkpoint.add(piece.name, piece.index)
-            for chapter in chapters.add(PieceSummary(piece.name, piece.index)) { try await catalog.record(chapter, of: incarnation) }
             committed = piece.sequence
             await log.acknowledge(through: piece.sequence)
+            for chapter in chapters.add(PieceSummary(piece.name, piece.index)) { try await catalog.record(chapter, of: incarnation) }
             try await advanceWatermark()
-            if checkpoint.count % Self.checkpointInterval == 0 { try await catalog.record(checkpoint, of: incarnation) }
+            // Whoever resumes begins behind the last closed piece: tails are read again in any case.
+            if piece.name.part == nil { closedSince += 1 }
+            if closedSince == Self.checkpointInterval {
+                closedSince = 0
+                try await catalog.record(checkpoint, of: incarnation)
+            }
+        }
+    }
+
+    /// Removes replaced pieces, of which there may be thousands, beside what is archived meanwhile.
+    private func removeReplaced() async throws {
+        guard !isRemoving else { return }  // whoever is at it takes ours too
+        isRemoving = true
+        defer { isRemoving = false }
+        while !replaced.isEmpty {
+            let names = replaced
+            replaced = []
+            try await catalog.remove(names, of: current())
         }
     }
 

@@ -10,17 +10,20 @@ public struct PostgresComponent: Component {
     private let slot: String
     private let stateDirectory: String
     private let tail: Double
+    private let ack: Acknowledgement
 
-    public init(name: String, conninfo: String, slot: String, stateDirectory: String, tail: Double) {
+    /// - Parameters: see `PostgresLogSource`.
+    public init(name: String, conninfo: String, slot: String, stateDirectory: String, tail: Double, ack: Acknowledgement = .spool) {
         self.name = name
         self.conninfo = conninfo
         self.slot = slot
         self.stateDirectory = stateDirectory
         self.tail = tail
+        self.ack = ack
     }
 
     public func makeLogSource() -> any LogSource {
-        PostgresLogSource(conninfo: conninfo, slot: slot, stateDirectory: stateDirectory, tail: tail)
+        PostgresLogSource(conninfo: conninfo, slot: slot, stateDirectory: stateDirectory, tail: tail, ack: ack)
     }
     public func makeSnapshotSource() -> any SnapshotSource { PostgresBaseBackup(conninfo: conninfo) }
     public var lockPaths: [String] { [stateDirectory + "/lock"] }

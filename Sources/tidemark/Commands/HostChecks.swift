@@ -20,7 +20,7 @@ enum HostChecks {
             found.append(roomLeft(path))
         }
         if let listen = configuration.listen { found += address(listen) }
-        let isScheduled = configuration.sources.contains { $0.base.schedule != nil }
+        let isScheduled = configuration.sources.contains { $0.base != nil }
         found.append(
             isScheduled
                 ? Finding(.ok, "agent", "bases are taken by schedule")
