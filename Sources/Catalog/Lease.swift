@@ -55,14 +55,24 @@ public struct LeaseHolder: Sendable, Hashable {
         else { return nil }
         // The name in parentheses may hold anything; the start is the 20th field behind it.
         let fields = stat[(stat.lastIndex(of: ")") ?? stat.startIndex)...].split(separator: " ")
-        return fields.count > 20 ? "\(boot) \(space) \(fields[20])" : nil
+        // One that has ended and only waits for its parent to ask does nothing any more.
+        guard fields.count > 20, !["Z", "X"].contains(fields[1]) else { return nil }
+        return "\(boot) \(space) \(fields[20])"
+    }
+
+    private static func isZombie(_ process: Int32) -> Bool {
+        guard let stat = try? Data(contentsOf: URL(fileURLWithPath: "/proc/\(process)/stat")) else { return false }
+        let text = String(decoding: stat, as: UTF8.self)
+        return text[(text.lastIndex(of: ")") ?? text.startIndex)...].hasPrefix(") Z")
     }
 
     /// Whether the holder of a lease was a process of this machine, here, that is gone.
     func knowsDead(_ record: LeaseRecord) -> Bool {
         let here = incarnation.split(separator: " ").prefix(2)
         guard here.count == 2, here == record.incarnation.split(separator: " ").prefix(2) else { return false }
-        return Self.incarnation(of: record.process) != record.incarnation
+        if let found = Self.incarnation(of: record.process) { return found != record.incarnation }
+        // Others' processes may be hidden from us; one that is there and is hidden lives.
+        return kill(record.process, 0) != 0 && errno == ESRCH || Self.isZombie(record.process)
     }
 }
 
@@ -94,6 +104,12 @@ public struct Lease: Sendable {
     }
 
     private var prefix: String { "leases/\(name)/" }
+    /// `nil` for a name that is no number of ours.
+    private func number(of key: ObjectKey) -> UInt64? {
+        let name = key.path.dropFirst(prefix.utf8.count)
+        guard name.utf8.count == 21, name.hasSuffix(".json"), let number = UInt64(name.dropLast(5), radix: 16), number < 1 << 62 else { return nil }
+        return number
+    }
     private func key(_ number: UInt64) -> ObjectKey { ObjectKey(known: prefix + hex(number, 16) + ".json") }
 
     public var isHeld: Bool { mine != nil }
@@ -138,10 +154,15 @@ public struct Lease: Sendable {
     private func newest() async throws -> (number: UInt64, record: LeaseRecord)? {
         var attempts = 0
         while true {
-            guard let key = try await catalog.store.listAll(prefix: prefix).last?.key, let digits = key.path.dropFirst(prefix.utf8.count).split(separator: ".").first,
-                let number = UInt64(digits, radix: 16)
-            else { return nil }
-            do { return (number, try await catalog.record(key)) } catch let error as ArchiveError where error.code == .objectMissing {
+            guard let (number, key) = try await catalog.store.listAll(prefix: prefix).compactMap({ object in number(of: object.key).map { ($0, object.key) } }).last else { return nil }
+            do { return (number, try await catalog.record(key)) } catch let error as ArchiveError where error.code == .archiveDamaged {
+                // Whoever wrote it is waited for like anybody else.
+                return (
+                    number,
+                    LeaseRecord(
+                        state: .held, id: "", host: "unknown", process: 0, incarnation: "", purpose: "something of which the record '\(key)' cannot be read",
+                        since: Moment(rawValue: 0), renewed: Moment(rawValue: 0), lifetime: Self.lifetime))
+            } catch let error as ArchiveError where error.code == .objectMissing {
                 attempts += 1
                 guard attempts < 10 else { throw error }
             }
@@ -172,7 +193,8 @@ public struct Lease: Sendable {
                 return false
             }
             mine = last
-            return true
+            // It was written then, not now: others count from there.
+            return last.record.state == state && state == .released ? true : try await write(state, at: now)
         }
         if try await overtaken(number) != nil {
             mine = nil

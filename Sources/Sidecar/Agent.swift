@@ -40,6 +40,14 @@ public actor SourceKeeper {
     ///
     /// - Throws: `.alreadyRunning` when another process archives the source, `.twoHistories` when it is not the one in the archive.
     public func run() async throws {
+        do { try await keep() } catch {
+            if !stopping, !Task.isCancelled { meter?.refused(error, at: now()) }
+            throw error
+        }
+        meter?.stopped(at: now())
+    }
+
+    private func keep() async throws {
         let held = try await blocking { [locks, source = shipping.source] in try SourceLock(locks, source: source) }
         defer { withExtendedLifetime(held) {} }
         var pause = Self.pauses.first
@@ -47,14 +55,9 @@ public actor SourceKeeper {
             let begun = ContinuousClock.now
             do {
                 try await shipping.run()
-                meter?.stopped()
                 return
             } catch {
-                if Task.isCancelled || stopping || Self.isFinal(error) {
-                    if !(Task.isCancelled || stopping) { meter?.refused(error) }
-                    throw error
-                }
-                meter?.failed(error)
+                if Task.isCancelled || stopping || Self.isFinal(error) { throw error }
                 if ContinuousClock.now - begun > .seconds(60) { pause = Self.pauses.first }
                 output.error("\(error) Trying again in \(pause) s.")
                 let seconds = pause

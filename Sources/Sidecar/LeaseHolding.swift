@@ -22,7 +22,8 @@ public func holdingLease<T: Sendable>(
         return begun.adding(seconds: Double(passed.seconds) + Double(passed.attoseconds) / 1e18)
     }
     var lease = Lease(name, in: catalog)
-    while case .held(let other) = try await lease.take(for: purpose, at: time()) {
+    var taken = time()
+    while case .held(let other) = try await lease.take(for: purpose, at: taken) {
         guard isPatient else {
             throw ArchiveError(
                 .alreadyRunning, "\(other.host) (process \(other.process)) has been at it since \(other.since): \(other.purpose).",
@@ -30,28 +31,44 @@ public func holdingLease<T: Sendable>(
         }
         waiting(other)
         try await Task.sleep(for: .seconds(1))
+        taken = time()
     }
     let work = Task { try await body() }
-    let keeping = Task { [lease] in
+    let keeping = Task { [lease, taken] in
         var lease = lease
-        var renewed = time()
-        while !Task.isCancelled {
-            do { try await Task.sleep(for: .seconds(Lease.renewal)) } catch { break }
+        // Counted from before a number was written: whoever wants the lease counts from when he saw it, which was later.
+        var renewed = taken
+        var pause = Lease.renewal
+        while true {
+            do { try await Task.sleep(for: .seconds(pause)) } catch { return (lease, true) }
+            let begun = time()
+            let deadline = renewed.adding(seconds: Lease.lifetime - Lease.renewal)
             do {
-                guard try await lease.renew(at: time()) else {
-                    work.cancel()
-                    return (lease, false)
+                // A store that hangs must not carry us past the moment from which on others may take it.
+                let answer = try await within(max(0.1, deadline - begun)) { [lease] in
+                    var lease = lease
+                    let isOurs = try await lease.renew(at: begun)
+                    return (lease, isOurs)
                 }
-                renewed = time()
-            } catch {
-                // Others may take it from then on.
-                guard time() - renewed < Lease.lifetime - Lease.renewal else {
-                    work.cancel()
-                    return (lease, false)
+                if let answer {
+                    lease = answer.0
+                    guard answer.1 else {
+                        work.cancel()
+                        return (lease, false)
+                    }
+                    renewed = begun
+                    pause = Lease.renewal
+                    continue
                 }
+            } catch is CancellationError { return (lease, true) } catch {
+                Log(name).warning("the lease could not be renewed yet: \(error)")
             }
+            guard time() < deadline else {
+                work.cancel()
+                return (lease, false)
+            }
+            pause = min(2, max(0.1, deadline - time()))
         }
-        return (lease, true)
     }
     let result = await withTaskCancellationHandler { await work.result } onCancel: { work.cancel() }
     keeping.cancel()

@@ -25,6 +25,7 @@ public struct PostgresComponent: Component {
     public func makeLogSource() -> any LogSource {
         PostgresLogSource(conninfo: conninfo, slot: slot, stateDirectory: stateDirectory, tail: tail, ack: ack)
     }
+    public func makeGuard() -> (any SourceGuard)? { PostgresSlotGuard(conninfo: conninfo, slot: slot) }
     public func makeSnapshotSource() -> any SnapshotSource { PostgresBaseBackup(conninfo: conninfo) }
     public var lockPaths: [String] { [stateDirectory + "/lock"] }
 

@@ -38,6 +38,16 @@ let checkCommand = Command(
     } catch let error as ArchiveError {
         findings["archive"] = [Finding(.failure, "archive", error.message, remedy: error.remedy)]
     }
+    if let listen = configuration.listen {
+        order.append("status")
+        findings["status"] = [
+            listen.isLoopback
+                ? Finding(.ok, "status", "the status server listens on \(listen), for this machine only")
+                : Finding(
+                    .warning, "status", "the status server listens on \(listen): it asks nobody for a password",
+                    remedy: "Listen on 127.0.0.1, or see that only those reach the port who may read names, positions and errors of all sources.")
+        ]
+    }
     let place = try ArchivePlace(configuration)
     for (number, copy) in try place.copies().enumerated() {
         let name = "copy \(copy.description)"

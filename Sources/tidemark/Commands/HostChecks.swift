@@ -19,7 +19,7 @@ enum HostChecks {
             found += permissions(path)
             found.append(roomLeft(path))
         }
-        if let listen = configuration.listen { found += address(listen) }
+        if let listen = configuration.listen { found += address("\(listen)") }
         let isScheduled = configuration.sources.contains { $0.base != nil }
         found.append(
             isScheduled
@@ -66,7 +66,7 @@ enum HostChecks {
         return Finding(.ok, "agent", text)
     }
 
-    /// Whether the status server's address is this host's and free, and who can reach it.
+    /// Whether the status server's address is this host's and free.
     static func address(_ listen: String) -> [Finding] {
         guard let colon = listen.lastIndex(of: ":") else { return [] }
         var name = String(listen[..<colon])
@@ -93,19 +93,6 @@ enum HostChecks {
         } else {
             found.append(Finding(.failure, "agent", "'\(listen)' cannot be listened on: \(String(cString: strerror(errno)))", remedy: "Write an address of this host and a port above 1023."))
         }
-        if !isLoopback(list.pointee) {
-            found.append(
-                Finding(
-                    .warning, "agent", "'\(listen)' is open to the network, without a password",
-                    remedy: "Right in a pod or behind a firewall; otherwise listen on 127.0.0.1."))
-        }
         return found
-    }
-
-    private static func isLoopback(_ info: addrinfo) -> Bool {
-        var name = [CChar](repeating: 0, count: Int(NI_MAXHOST))
-        guard getnameinfo(info.ai_addr, info.ai_addrlen, &name, socklen_t(name.count), nil, 0, NI_NUMERICHOST) == 0 else { return false }
-        let text = String(decoding: name.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
-        return text.hasPrefix("127.") || text == "::1"
     }
 }

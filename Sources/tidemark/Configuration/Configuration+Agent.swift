@@ -90,3 +90,10 @@ extension Configuration {
         return settings
     }
 }
+
+extension Configuration.Source {
+    /// `nil` for a source that has none.
+    var slotGuard: Configuration.SlotSettings? {
+        if case .postgres(_, _, _, let settings) = kind { settings } else { nil }
+    }
+}

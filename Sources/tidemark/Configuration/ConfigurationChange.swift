@@ -30,16 +30,21 @@ struct ConfigurationChange: Sendable {
         keep("state", \.state)
         keep("tail", \.tail)
         keep("listen", \.listen)
+        keep("notify", \.notify)
         // The sources stay the ones that are archived, in their order; their schedules and retention are the new ones.
         result.sources = old.sources.map { source in
             guard let other = new.sources.first(where: { $0.name == source.name }) else {
                 pending.append("source '\(source.name)' (removed)")
                 return source
             }
-            if other.kind != source.kind { pending.append("source '\(source.name)'") }
+            var kept = source
+            if case .postgres(let conninfo, let slot, let ack, let before) = source.kind, case .postgres(_, _, _, let after) = other.kind, before != after {
+                applied.append("slot_guard of '\(source.name)'")
+                kept.kind = .postgres(conninfo: conninfo, slot: slot, ack: ack, slotGuard: after)
+            }
+            if other.kind != kept.kind { pending.append("source '\(source.name)'") }
             if other.base != source.base { applied.append("base of '\(source.name)'") }
             if other.keep != source.keep { applied.append("keep of '\(source.name)'") }
-            var kept = source
             kept.base = other.base
             kept.keep = other.keep
             return kept
