@@ -35,9 +35,15 @@ YAML
 cp "$CONFIG" "$TM_WORK/first.yaml"
 
 step "Without the setup, check fails and says so"
+mkdir -p "$ARCHIVE"
+tidemark_or_die init --config "$CONFIG"
 status=0
 "$TIDEMARK" check --config "$CONFIG" --source main --json >"$TM_WORK/before.json" || status=$?
 [ "$status" = 1 ] || die "check ended with $status before anything was set up"
+python3 -c 'import json, sys
+found = json.load(open(sys.argv[1]))
+assert all(f["level"] != "failure" for f in found["archive"] + found["agent"]), found
+assert any(f["level"] == "failure" and "pg_hba.conf" in f["message"] + f["remedy"] for f in found["main"]), found' "$TM_WORK/before.json"
 
 step "What it prints, with the server stopped as well as running"
 stop_postgres "$PG" fast
@@ -64,8 +70,6 @@ part file postgresql.conf | as_postgres tee -a "$PG/data/postgresql.conf" >/dev/
 as_postgres "$BIN/pg_ctl" -D "$PG/data" -l "$PG/log" -w restart -m fast >/dev/null
 note "role: $(sql "$PG" "SELECT rolname || ', superuser ' || rolsuper || ', replication ' || rolreplication || ', member of ' || (SELECT count(*) FROM pg_auth_members WHERE member = r.oid) FROM pg_roles r WHERE rolname = 'tidemark'")"
 [ "$(sql "$PG" "SELECT rolsuper OR rolcreaterole OR rolcreatedb OR rolbypassrls FROM pg_roles WHERE rolname = 'tidemark'")" = f ] || die "the role may more than it needs"
-mkdir -p "$ARCHIVE"
-tidemark_or_die init --config "$CONFIG"
 tidemark_or_die check --config "$CONFIG" --json >"$TM_WORK/after.json"
 python3 - "$TM_WORK/after.json" <<'PY'
 import json, sys
@@ -131,7 +135,7 @@ kill_agent TERM
 grep -q '^STOPPING=1' "$TM_WORK/notified" || die "the service manager was not told of the end"
 
 step "A restore of what that role archived"
-tidemark_or_die restore --config "$CONFIG" --to-time "$T" --into "main=$TM_WORK/restored/main" --into "default=$TM_WORK/restored/default" --bindir "$BIN" --recover none
+tidemark_or_die restore --config "$CONFIG" --to-time "$T" --into "main=$TM_WORK/restored/main" --into "default=$TM_WORK/restored/default" --recover none
 [ -s "$TM_WORK/restored/main/PG_VERSION" ] || die "nothing was restored"
 
 step "Units and manifests"

@@ -31,7 +31,7 @@ let agentCommand = Command(
     let context = try AgentContext(configuration, catalog: catalog, place: place)
     let shipments = context.shipments
     let copying = Copying(copies, at: place, of: catalog, configuration: configuration)
-    let liveness = manager.map { [ServiceLiveness(manager: $0, context: context)] } ?? []
+    let liveness: [any AgentService] = manager.map { [ServiceLiveness(manager: $0, context: context)] } ?? []
     let services = AgentServices(try AgentServices.all(context) + liveness)
     // A source that is refused ends the agent's work on it, never that on the others.
     let work = Task {

@@ -67,6 +67,7 @@ struct SetupGuide: Sendable {
                 notes: [
                     "REPLICATION streams, takes bases, and makes and drops slots. No table can be read, nothing else is granted.",
                     usesPassword(facts) ? "Then its password: \\password \(Self.identifier(role))" : "It needs no password: it is known by the account \(host.user).",
+                    "Where max_slot_wal_keep_size stays -1, the slot guard sees the disk's room only with: GRANT pg_read_all_settings TO \(Self.identifier(role));",
                     "Where functions were taken from PUBLIC, docs/fences.md names the three to grant again.",
                 ]))
         access(name, facts, role, ["replication", database])
