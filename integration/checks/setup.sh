@@ -70,7 +70,7 @@ part file postgresql.conf | as_postgres tee -a "$PG/data/postgresql.conf" >/dev/
 as_postgres "$BIN/pg_ctl" -D "$PG/data" -l "$PG/log" -w restart -m fast >/dev/null
 note "role: $(sql "$PG" "SELECT rolname || ', superuser ' || rolsuper || ', replication ' || rolreplication || ', member of ' || (SELECT count(*) FROM pg_auth_members WHERE member = r.oid) FROM pg_roles r WHERE rolname = 'tidemark'")"
 [ "$(sql "$PG" "SELECT rolsuper OR rolcreaterole OR rolcreatedb OR rolbypassrls FROM pg_roles WHERE rolname = 'tidemark'")" = f ] || die "the role may more than it needs"
-tidemark_or_die check --config "$CONFIG" --json >"$TM_WORK/after.json"
+"$TIDEMARK" check --config "$CONFIG" --json >"$TM_WORK/after.json" || { cat "$TM_WORK/after.json" >&2; die "check is not content with what was printed"; }
 python3 - "$TM_WORK/after.json" <<'PY'
 import json, sys
 all = json.load(open(sys.argv[1]))
@@ -102,7 +102,7 @@ sql "$PG" "CREATE TABLE t(n int); INSERT INTO t VALUES (1)" >/dev/null
 "$STANDIN" load "$STORAGE" --seconds 1 --clients 1 --keep >/dev/null
 wait_for "both logs in the archive" 60 list_has_logs main default || { tail -20 "$TM_WORK/agent.log" >&2; exit 1; }
 tidemark_or_die backup --config "$CONFIG"
-tidemark_or_die check --config "$CONFIG" >/dev/null
+tidemark_or_die check --config "$CONFIG"
 T="$(time_now)"
 sql "$PG" "INSERT INTO t VALUES (2)" >/dev/null
 wait_for "the window to hold $T" 90 window_covers "$T" || { tail -20 "$TM_WORK/agent.log" >&2; exit 1; }
