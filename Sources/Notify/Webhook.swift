@@ -17,6 +17,15 @@ public struct Webhook: Sendable, Hashable {
     /// Key of the signature; `nil`: it is not signed.
     public var secret: String?
 
+    public static func == (a: Webhook, b: Webhook) -> Bool {
+        (a.scheme, a.host, a.path, a.format, a.secret) == (b.scheme, b.host, b.path, b.format, b.secret) && a.headers.elementsEqual(b.headers, by: ==)
+    }
+
+    public func hash(into hasher: inout Hasher) {
+        hasher.combine(host)
+        hasher.combine(path)
+    }
+
     /// - Returns: `nil` unless `url` is `https://host[:port]/path`, or the same with `http`; a user in it belongs into a header.
     public init?(_ url: String, format: Format = .json) {
         guard let end = url.range(of: "://"), url.utf8.allSatisfy({ (0x21...0x7E).contains($0) && $0 != UInt8(ascii: "\\") }) else { return nil }
