@@ -41,7 +41,7 @@ enum OwnHost {
         var found: UnsafeMutablePointer<passwd>?
         var space = [CChar](repeating: 0, count: 16 << 10)
         return space.withUnsafeMutableBufferPointer { buffer in
-            guard getpwuid_r(user, &entry, buffer.baseAddress, buffer.count, &found) == 0, found != nil else { return nil }
+            guard let place = buffer.baseAddress, getpwuid_r(user, &entry, place, buffer.count, &found) == 0, found != nil else { return nil }
             return entry.pw_name.map { String(cString: $0) }
         }
     }
