@@ -84,7 +84,7 @@ let package = Package(
             "KeepingTests",
             ["Sidecar", "Planner", "Catalog", "Restore", "Retention", "Source", "Pack", "Store", "SourceGitaly", "SourcePostgres", "DurableIO", "Runtime"]),
         tests("NotifyTests", ["Notify", "StatusServer", "Sidecar", "Lag", "Store", "Runtime", "DurableIO"]),
-        tests("CommandTests", ["tidemark"]),
+        tests("CommandTests", ["tidemark", "DurableIO", "Runtime", "Source"]),
         tests("GeneratorTests", ["archive-generator", "Restore", "Planner", "Catalog", "Store", "SourceGitaly", "SourcePostgres"]),
     ]
 )

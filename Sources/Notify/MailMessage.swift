@@ -2,7 +2,7 @@ import ArchiveCore
 import Foundation
 
 /// A mailbox that is written to, and the server that takes the mail.
-public struct Mailbox: Sendable {
+public struct Mailbox: Sendable, Hashable {
     public var to: [String]
     public var from: String
     /// `smtps://host:port`, or `smtp://host:port`, where STARTTLS is required.

@@ -2,7 +2,7 @@ import ArchiveCore
 import Sidecar
 
 /// Who is told of which events, and how.
-public struct Recipient: Sendable {
+public struct Recipient: Sendable, Hashable {
     /// How many notifications within which time.
     public struct Limit: Sendable, Hashable {
         public var count: Int
@@ -19,7 +19,7 @@ public struct Recipient: Sendable {
         public static let standard = Limit(count: 10, period: 3600)
     }
 
-    public enum Channel: Sendable {
+    public enum Channel: Sendable, Hashable {
         case webhook(Webhook)
         case email(Mailbox)
         /// A program with its arguments.

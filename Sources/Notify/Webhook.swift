@@ -3,7 +3,7 @@ import Digests
 import Store
 
 /// An address that is posted to.
-public struct Webhook: Sendable {
+public struct Webhook: Sendable, Hashable {
     public enum Format: String, Sendable, CaseIterable { case json, slack }
 
     public let scheme: String
@@ -16,6 +16,15 @@ public struct Webhook: Sendable {
     public var headers: [(name: String, value: String)] = []
     /// Key of the signature; `nil`: it is not signed.
     public var secret: String?
+
+    public static func == (a: Webhook, b: Webhook) -> Bool {
+        (a.scheme, a.host, a.path, a.format, a.secret) == (b.scheme, b.host, b.path, b.format, b.secret) && a.headers.elementsEqual(b.headers, by: ==)
+    }
+
+    public func hash(into hasher: inout Hasher) {
+        hasher.combine(host)
+        hasher.combine(path)
+    }
 
     /// - Returns: `nil` unless `url` is `https://host[:port]/path`, or the same with `http`; a user in it belongs into a header.
     public init?(_ url: String, format: Format = .json) {

@@ -24,6 +24,9 @@ public actor SourceKeeper {
         self.output = output
     }
 
+    /// Returns when this and the shipping are free to be asked: at once, unless something hangs in them.
+    public func answer() async { await shipping.answer() }
+
     public func stop() async {
         stopping = true
         sleeper?.cancel()
@@ -68,6 +71,10 @@ public actor SourceKeeper {
             }
         }
     }
+}
+
+extension Shipping {
+    fileprivate func answer() {}
 }
 
 /// The locks that keep a second process of this machine away from a source, held as long as this lives.

@@ -11,12 +11,12 @@ import Store
 /// The configuration file, read and checked as a whole.
 struct Configuration: Sendable {
     enum GitalyLog: String, Sendable, CaseIterable { case wal, spool }
-    enum Kind: Sendable {
+    enum Kind: Sendable, Hashable {
         case postgres(conninfo: String, slot: String, ack: Acknowledgement, slotGuard: SlotSettings)
         case gitaly(storage: String, log: GitalyLog, spool: String?, prune: Bool, fence: Fence?)
     }
     /// Into which PostgreSQL's log a storage's fences go.
-    struct Fence: Sendable {
+    struct Fence: Sendable, Hashable {
         /// The PostgreSQL source's name in the archive.
         var anchor: String
         var conninfo: String
