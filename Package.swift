@@ -48,15 +48,16 @@ let package = Package(
         module("Planner", ["ArchiveCore"]),
         module("Lag", ["ArchiveCore"]),
         module("Restore", ["ArchiveCore", "Source", "Planner", "Catalog", "Pack", "Store", "DurableIO", "Runtime", "Digests"]),
+        module("Retention", ["ArchiveCore", "Source", "Planner", "Catalog", "Restore", "Store", "Runtime"]),
         module("CrossCheck", ["ArchiveCore", "Source", "DurableIO", "Runtime", "CGit2"]),
         module("Sidecar", ["ArchiveCore", "Source", "Catalog", "Planner", "Lag", "Pack", "Store", "DurableIO", "Runtime", "Digests"]),
-        module("Notify", ["ArchiveCore", "Sidecar", "Store", "Runtime", "CCurl"]),
+        module("Notify", ["ArchiveCore", "Sidecar", "Store", "Runtime", "Digests", "CCurl"]),
         module("StatusServer", ["ArchiveCore", "Sidecar", "Lag", "Runtime", "CMicrohttpd"]),
         .executableTarget(
             name: "tidemark",
             dependencies: [
                 "ArchiveCore", "Digests", "DurableIO", "Runtime", "Source", "SourcePostgres", "SourceGitaly", "Pack", "Store", "Catalog",
-                "Planner", "Lag", "Restore", "CrossCheck", "Sidecar", "Notify", "StatusServer", "CYaml",
+                "Planner", "Lag", "Restore", "Retention", "CrossCheck", "Sidecar", "Notify", "StatusServer", "CYaml",
             ], swiftSettings: settings),
 
         // Test support and tests.
@@ -79,9 +80,11 @@ let package = Package(
         tests(
             "CrossCheckTests", ["CrossCheck", "Source", "SourcePostgres", "SourceGitaly", "Restore", "Catalog", "Pack", "Store", "DurableIO", "Runtime"]),
         tests("LagTests", ["Lag", "Catalog", "Sidecar", "Source", "Pack", "Store", "Runtime"]),
-        tests("KeepingTests", ["Sidecar", "Planner", "Catalog", "Restore", "Source", "Pack", "Store", "SourceGitaly", "DurableIO", "Runtime"]),
-        tests("NotifyTests", ["Notify", "StatusServer", "Sidecar", "Lag", "Runtime", "DurableIO"]),
-        tests("CommandTests", ["tidemark"]),
+        tests(
+            "KeepingTests",
+            ["Sidecar", "Planner", "Catalog", "Restore", "Retention", "Source", "Pack", "Store", "SourceGitaly", "SourcePostgres", "DurableIO", "Runtime"]),
+        tests("NotifyTests", ["Notify", "StatusServer", "Sidecar", "Lag", "Store", "Runtime", "DurableIO"]),
+        tests("CommandTests", ["tidemark", "DurableIO", "Runtime", "Source"]),
         tests("GeneratorTests", ["archive-generator", "Restore", "Planner", "Catalog", "Store", "SourceGitaly", "SourcePostgres"]),
     ]
 )

@@ -30,6 +30,8 @@ public struct ArchiveError: Error, CustomStringConvertible, Sendable {
         public static let targetUnreachable = Code("target-unreachable", exitStatus: 3)
         public static let targetNotEmpty = Code("target-not-empty", exitStatus: 3)
         public static let alreadyRunning = Code("already-running", exitStatus: 3)
+        /// Somebody else may have begun what only one may do at a time.
+        public static let leaseLost = Code("lease-lost", isRetryable: true)
         public static let sourceUnreachable = Code("source-unreachable", isRetryable: true)
         /// The source will not serve what is asked before an administrator changes something.
         public static let sourceRefused = Code("source-refused")

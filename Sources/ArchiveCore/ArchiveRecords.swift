@@ -159,6 +159,8 @@ public struct BaseRecord: Codable, Sendable, Hashable {
     public var warnings: [String]
     /// Facts for the component that made it.
     public var facts: [String: String]
+    /// Other bases that hold content of this one, which stay as long as it does; `nil`: none.
+    public var origins: [String]?
 
     public init(
         id: String, source: String, incarnation: String, kind: String, started: Moment, completed: Moment, firstPiece: String?,
@@ -222,15 +224,41 @@ public struct TreeEntry: Sendable, Hashable {
     public var displayPath: String { String(decoding: path, as: UTF8.self) }
 }
 
+/// Something that a base lacks, or that is damaged in it, although the base can be used.
+public struct TreeLoss: Sendable, Hashable {
+    /// A file, or a directory with everything in it; empty: no path is known.
+    public var path: [UInt8]
+    /// One sentence without a full stop, for people; it names the path.
+    public var reason: String
+
+    public init(path: [UInt8], reason: String) {
+        self.path = path
+        self.reason = reason
+    }
+
+    /// Whether `other` is what is lost, or lies in it.
+    public func covers(_ other: [UInt8]) -> Bool {
+        !path.isEmpty && other.starts(with: path) && (other.count == path.count || other[path.count] == UInt8(ascii: "/"))
+    }
+}
+
+/// The first hundred of many sentences, and how many more there are.
+public func bounded(_ sentences: [String]) -> [String] {
+    sentences.count <= 101 ? sentences : sentences.prefix(100) + ["and \(sentences.count - 100) more"]
+}
+
 /// `index.zst` of a base: every path, and the runs of log that must be replayed over them.
 public struct TreeIndex: Sendable, Hashable {
     public var entries: [TreeEntry]
     /// For each stream, the base's window: from the first record to replay to the end before which no target can lie.
     public var spans: [LogSpan]
+    /// What the source had and the base lacks, or has damaged.
+    public var losses: [TreeLoss]
 
-    public init(entries: [TreeEntry], spans: [LogSpan]) {
+    public init(entries: [TreeEntry], spans: [LogSpan], losses: [TreeLoss] = []) {
         self.entries = entries
         self.spans = spans
+        self.losses = losses
     }
 
     public func encoded() -> [UInt8] {
@@ -251,6 +279,12 @@ public struct TreeIndex: Sendable, Hashable {
             }
         }
         for span in spans { w.message(3) { span.encode(into: &$0) } }
+        for loss in losses {
+            w.message(4) { w in
+                w.data(1, loss.path)
+                w.text(2, loss.reason)
+            }
+        }
         return w.bytes
     }
 
@@ -264,10 +298,24 @@ public struct TreeIndex: Sendable, Hashable {
             case 1: version = try value.number("version")
             case 2: entries.append(try Self.entry(value.bytes("entry")))
             case 3: spans.append(try LogSpan(decoding: value.bytes("span")))
+            case 4: losses.append(try Self.loss(value.bytes("loss")))
             default: continue
             }
         }
         guard version == 1 else { throw WireError(offset: 0, reason: "index version \(version) is not known") }
+    }
+
+    private static func loss(_ bytes: ArraySlice<UInt8>) throws(WireError) -> TreeLoss {
+        var loss = TreeLoss(path: [], reason: "")
+        var r = WireReader(bytes)
+        while let (field, value) = try r.next() {
+            switch field {
+            case 1: loss.path = Array(try value.bytes("path"))
+            case 2: loss.reason = try value.text("reason")
+            default: continue
+            }
+        }
+        return loss
     }
 
     private static func entry(_ bytes: ArraySlice<UInt8>) throws(WireError) -> TreeEntry {

@@ -140,7 +140,8 @@ private func daysSinceEpoch(year: Int, month: Int, day: Int) -> Int {
     return era * 146_097 + yearOfEra * 365 + yearOfEra / 4 - yearOfEra / 100 + dayOfYear - 719_468
 }
 
-private func civilDate(daysSinceEpoch days: Int) -> (Int, Int, Int) {
+/// The date of a day counted from 1970-01-01, in the proleptic Gregorian calendar: year, month, day.
+public func civilDate(daysSinceEpoch days: Int) -> (Int, Int, Int) {
     let z = days + 719_468
     let era = (z >= 0 ? z : z - 146_096) / 146_097
     let doe = z - era * 146_097

@@ -5,10 +5,10 @@ public struct ObjectKey: Hashable, Comparable, Sendable, CustomStringConvertible
     public let path: String
 
     /// Bytes that an object of this name has at most, so that an answer without an end is not collected as if it were a segment:
-    /// 1 MiB for the archive's identity and the small records of sources, watermarks and probes; 64 MiB for other records; else `maximumSize`,
+    /// 1 MiB for the archive's identity and the small records of sources, watermarks, leases and probes; 64 MiB for other records; else `maximumSize`,
     /// as also for the record of a base, which names every part of it.
     public var largestSize: Int {
-        if path == "tidemark.json" || ["sources/", "watermarks/", "probe/"].contains(where: path.hasPrefix) { return 1 << 20 }
+        if path == "tidemark.json" || ["sources/", "watermarks/", "leases/", "probe/"].contains(where: path.hasPrefix) { return 1 << 20 }
         return path.hasSuffix(".json") && !path.hasPrefix("bases/") ? 64 << 20 : Self.maximumSize
     }
 

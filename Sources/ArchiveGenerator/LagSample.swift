@@ -63,7 +63,7 @@ enum LagSample {
                 }
                 meter.proven(upTo: next)
             }
-            meter.sample([.received: .init(bytes: 0, seconds: 0), .synced: .init(bytes: 0, seconds: 0), .archived: .init(bytes: 18_432, seconds: 0.4)])
+            meter.sample([.received: .init(bytes: 0, seconds: 0), .synced: .init(bytes: 0, seconds: 0), .archived: .init(bytes: 18_432, seconds: 0.4)], at: next)
             time = next
         }
         return meter.takeRows(all: true)

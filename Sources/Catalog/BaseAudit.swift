@@ -13,6 +13,8 @@ struct BaseAudit {
     private let coverage: LogCoverage
     private let progress: Catalog.VerifyProgress
     private(set) var report: VerifyReport
+    /// Those that an expiry is removing.
+    private var expiring: Set<BaseReference> = []
 
     /// - Parameter log: the audit of the log, which is complete; its report is gone on with.
     init(catalog: Catalog, incarnation: IncarnationRecord, options: VerifyOptions, log: LogAudit, progress: @escaping Catalog.VerifyProgress) {
@@ -26,6 +28,7 @@ struct BaseAudit {
 
     mutating func run() async throws {
         let prefix = "bases/\(incarnation.source)/\(incarnation.id)/"
+        for expiry in try await catalog.expiries() { expiring.formUnion(expiry.decided?.bases ?? []) }
         var folder: (id: String, sizes: [String: UInt64])?
         var ids: Set<String> = []
         var origins: [String: Set<String>] = [:]
@@ -69,9 +72,16 @@ struct BaseAudit {
                 VerifyFinding(.unfinished, object: key(""), "The base \(id) is not complete: it is being taken, or was interrupted and is removed by the next backup."))
             return []
         }
+        guard !expiring.contains(BaseReference(source: incarnation.source, incarnation: incarnation.id, base: id)) else {
+            report.findings.append(
+                VerifyFinding(.unfinished, object: key(""), "An expiry is removing the base \(id), or was when it was interrupted; the next one goes on."))
+            return []
+        }
         let base: BaseRecord
         let record = catalog.baseKey("base.json", base: id, of: incarnation)
-        let bytes = try await catalog.store.get(record)
+        let bytes: [UInt8]
+        do { bytes = try await catalog.store.get(record) } catch let error as ArchiveError where error.code == .objectMissing { return [] }
+        let before = report
         do {
             base = try Catalog.decode(bytes, key: record)
             guard base.id == id, base.parts.allSatisfy({ ObjectKey(key($0.name)) != nil }) else {
@@ -91,7 +101,13 @@ struct BaseAudit {
             }
         }
         if options.contents { try await read(whole, of: base) }
-        return try await checkIndex(base)
+        let origins = try await checkIndex(base)
+        // An expiry may have removed it meanwhile.
+        if report.findings.count > before.findings.count, try await catalog.store.keys(prefix: record.path, after: nil, limit: 1).isEmpty {
+            report = before
+            return []
+        }
+        return origins
     }
 
     private mutating func checkIndex(_ base: BaseRecord) async throws -> Set<String> {

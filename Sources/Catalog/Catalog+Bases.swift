@@ -46,6 +46,8 @@ extension Catalog {
             try await store.put(try seal(Array((warnings.joined(separator: "\n") + "\n").utf8)), at: baseKey(Self.sealedWarnings, base: base.id, of: i))
             base.warnings = ["\(warnings.count) warning\(warnings.count == 1 ? "" : "s"), encrypted in \(Self.sealedWarnings)"]
         }
+        let origins = Set(index.entries.lazy.map(\.origin).filter { !$0.isEmpty })
+        base.origins = origins.isEmpty ? nil : origins.sorted()
         base.indexSHA256 = hexText(SHA256.of(object))
         base.spansSHA256 = hexText(SHA256.of(spans))
         try await store.put(spans, at: baseKey("spans.zst", base: base.id, of: i))

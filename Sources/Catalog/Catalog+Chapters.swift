@@ -199,6 +199,11 @@ extension Catalog {
         try await store.folders(below: "log/\(i.source)/\(i.id)/").compactMap { UInt32(hexDigits: Array($0.utf8)) }
     }
 
+    /// Branches that have chapters, ascending; of one that an interrupted expiry removed nothing else may be left.
+    public func branchesWithChapters(of i: IncarnationRecord) async throws -> [UInt32] {
+        try await store.folders(below: chapterFolder(of: i)).compactMap { UInt32(hexDigits: Array($0.utf8)) }
+    }
+
     /// Takes up the chapters where they end, and stores those that a killed agent left out.
     ///
     /// - Parameter maximumPieces: see `ChapterKeeper.init`.
@@ -294,7 +299,10 @@ extension Catalog {
                     if repair { try await store.remove(key) }
                     continue
                 }
-                if next.previous != good?.name.last ?? "" || damaged != nil {
+                // The chapters before the first one may be expired, as are the pieces that they covered.
+                let begins = good == nil && damaged == nil && !next.previous.isEmpty
+                let isFirst = begins ? try await isExpired(PieceName(branch: branch, name: next.previous), of: i) : false
+                if next.previous != good?.name.last ?? "" && !isFirst || damaged != nil {
                     found.append((name.first, damaged))
                     if repair { try await fill(i, branch, between: good, and: next) }
                 }

@@ -54,6 +54,17 @@ struct LagObject: Hashable {
 extension Catalog {
     public func lagFolder(of source: String) -> String { "rpo/\(source)/" }
 
+    /// Removes whole days of the history that ended before `time`.
+    public func removeLagHistory(of source: String, before time: Moment) async throws {
+        let prefix = lagFolder(of: source) + "day/"
+        while true {
+            let keys = try await store.keys(prefix: prefix, after: nil, limit: 1000)
+            let old = keys.prefix { key in LagObject(level: .day, name: String(key.path.dropFirst(prefix.utf8.count))).map { $0.end < time } ?? false }
+            if !old.isEmpty { try await store.remove(Array(old)) }
+            guard old.count == 1000 else { return }
+        }
+    }
+
     /// Stores one row.
     public func record(_ row: LagRow, of source: String) async throws { try await put([row], as: .minute, of: source) }
 
@@ -94,6 +105,13 @@ extension Catalog {
     private func lagObjects(of source: String, _ level: LagLevel) async throws -> [LagObject] {
         let prefix = "\(lagFolder(of: source))\(level.rawValue)/"
         return try await store.listAll(prefix: prefix).compactMap { LagObject(level: level, name: String($0.key.path.dropFirst(prefix.utf8.count))) }
+    }
+
+    /// The end of the newest row that is recorded of a source, or up to a millisecond later; read from names alone.
+    public func lagRecordedUpTo(of source: String) async throws -> Moment? {
+        var end: Moment?
+        for level in LagLevel.allCases { for object in try await lagObjects(of: source, level) { end = max(end ?? object.end, object.end) } }
+        return end?.adding(nanoseconds: 1_000_000)
     }
 
     /// What is recorded of a source from `from` to `to`, ascending; the first and the last row may go beyond.

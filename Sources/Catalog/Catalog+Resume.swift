@@ -123,6 +123,7 @@ extension Catalog {
         if cleaning {
             let (indexed, orphans) = try await listing(of: i, from: newest)
             for orphan in Self.leftOver(orphans, beside: indexed) { try await remove(orphan, of: i) }
+            try await remove(Self.replaced(indexed), of: i)
         }
         var tails: [ResumeState.Tail] = []
         try await forEachPiece(of: i, from: newest) { name, index in
@@ -141,6 +142,12 @@ extension Catalog {
             branches: try await branches(of: i))
         if !isEncrypted || !keys.identities.isEmpty { state.content = { name in try await read(name, index: try await index(of: name, of: i), of: i) } }
         return (state, checkpoint)
+    }
+
+    /// Tails of closed pieces, which a killed agent had not removed yet.
+    private static func replaced(_ indexed: [PieceName]) -> [PieceName] {
+        let closed = Set(indexed.filter { $0.part == nil })
+        return indexed.filter { $0.part != nil && closed.contains(PieceName(branch: $0.branch, name: $0.name)) }
     }
 
     /// Of pieces without an index those that a killed agent had not got to, and tails of pieces that are closed.

@@ -196,6 +196,12 @@ public struct Catalog: Sendable {
         try await store.remove(dataKey(name, of: i))
     }
 
+    /// Removes pieces that others replaced.
+    public func remove(_ names: [PieceName], of i: IncarnationRecord) async throws {
+        try await store.remove(names.map { indexKey($0, of: i) })
+        try await store.remove(names.map { dataKey($0, of: i) })
+    }
+
     /// Archived pieces in log order, from `first` on.
     public func pieces(of i: IncarnationRecord, from first: PieceName? = nil) async throws -> [PieceName] {
         try await listing(of: i, from: first).indexed
@@ -327,19 +333,23 @@ public struct Catalog: Sendable {
     }
 
     public func record(_ gap: GapRecord, of i: IncarnationRecord) async throws {
-        let name = "\(gap.stream)-\(hex(UInt64(gap.branch), 8))-\(hex(gap.start, 16))-\(hex(gap.end, 16)).json"
-        do { try await store.put(try Self.encode(gap), at: ObjectKey(known: "gaps/\(i.source)/\(i.id)/\(name)")) } catch let
+        do { try await store.put(try Self.encode(gap), at: key(of: gap, in: i)) } catch let
             error as ArchiveError where error.code == .objectExists
         {
             // The same hole, noticed before.
         }
     }
 
+    func key(of gap: GapRecord, in i: IncarnationRecord) -> ObjectKey {
+        let name = "\(gap.stream)-\(hex(UInt64(gap.branch), 8))-\(hex(gap.start, 16))-\(hex(gap.end, 16)).json"
+        return ObjectKey(known: "gaps/\(i.source)/\(i.id)/\(name)")
+    }
+
     public func gaps(of i: IncarnationRecord) async throws -> [GapRecord] {
         try await records(below: "gaps/\(i.source)/\(i.id)/")
     }
 
-    private func records<T: Decodable & Sendable>(below prefix: String) async throws -> [T] {
+    func records<T: Decodable & Sendable>(below prefix: String) async throws -> [T] {
         var found: [T] = []
         let keys = try await store.listAll(prefix: prefix).map(\.key).filter { $0.path.hasSuffix(".json") }
         try await inOrder(keys, width: store.parallelism) { key in try await record(key) as T } visit: { _, record in

@@ -50,6 +50,9 @@ struct LogAudit {
     private var done: (pieces: UInt64, bytes: UInt64) = (0, 0)
     private var unfinished: [String] = []
     private var superseded = 0
+    /// Log that an expiry is removing, and how many pieces of it were met.
+    private var expiring: [ExpiryRecord.Log] = []
+    private var expired = 0
     /// The piece before has no usable index: what it held is not known.
     private var isBehindUnindexed = false
 
@@ -69,6 +72,7 @@ struct LogAudit {
         self.branches = branches.0
         self.gaps = gaps.0
         report.findings = branches.1 + gaps.1
+        try await lookForExpiries()
         do { indexer = try kind?.makeIndexer(for: incarnation) } catch {
             report.findings.append(
                 VerifyFinding(.recordDamaged, object: "sources/\(incarnation.source)/\(incarnation.id).json", error.message, remedy: error.remedy))
@@ -154,7 +158,20 @@ struct LogAudit {
 
     private var readsContent: Bool { options.contents || options.reindex && indexer != nil }
 
+    private mutating func lookForExpiries() async throws {
+        expiring = try await catalog.expiries().filter { $0.wanted.source == incarnation.source }.flatMap { expiry in
+            let decided = expiry.decided?.log ?? []
+            return decided.filter { $0.incarnation == incarnation.id }
+        }
+    }
+
     private mutating func check(_ first: Group) async throws {
+        // One may have begun meanwhile.
+        if first.isOdd { try await lookForExpiries() }
+        guard !expiring.contains(where: { $0.holds(first.name, branch: first.branch) }) else {
+            expired += 1
+            return
+        }
         var group = first.isOdd ? try await listed(first) : first
         for attempt in 1... {
             do {
@@ -393,6 +410,10 @@ struct LogAudit {
                 VerifyFinding(
                     .unfinished, object: unfinished[0],
                     "\(unfinished.count) object\(unfinished.count == 1 ? "" : "s") at the end of the log without index: an agent is at work there, or did not finish and sends them again."))
+        }
+        if expired > 0 {
+            report.findings.append(
+                VerifyFinding(.unfinished, "\(expired) piece\(expired == 1 ? "" : "s") of log that an expiry is removing, or was when it was interrupted; the next one goes on."))
         }
         if superseded > 0 {
             report.findings.append(VerifyFinding(.unfinished, "\(superseded) tail\(superseded == 1 ? "" : "s") beside closed pieces that replace them; they are no longer needed."))

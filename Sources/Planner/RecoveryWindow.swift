@@ -90,6 +90,9 @@ public struct WindowWalk: Sendable {
         return true
     }
 
+    /// Whether all log is there that was written while the base was taken.
+    public var hasBase: Bool { ends.allSatisfy { reached[$0.key] ?? 0 >= $0.value } }
+
     /// The times that can be restored from the base; `nil` when there is none.
     ///
     /// - Parameter watermark: up to when the archive is known to be complete.
@@ -101,7 +104,7 @@ public struct WindowWalk: Sendable {
             }
         // A base that goes on behind the place where its branch was left is of no use to the other.
         if !streamsMayBeginEmpty, let end = path.end(of: base.branch), ends.values.contains(where: { $0 > end }) { return nil }
-        guard let last, last >= base.completed, ends.allSatisfy({ reached[$0.key] ?? 0 >= $0.value }) else { return nil }
+        guard let last, last >= base.completed, hasBase else { return nil }
         return base.completed...last
     }
 }

@@ -227,6 +227,10 @@ struct TimelineReader: Sendable {
             let indexes = try await catalog.indexes(ofPiecesNamed: name, of: incarnation, names: .required)
             guard !indexes.isEmpty else { throw error }
             return indexes
+        } catch let error as ArchiveError where error.code == .objectMissing {
+            // A chapter speaks of all pieces that there were; the first of them may be expired.
+            guard try await catalog.isExpired(name, of: incarnation) else { throw error }
+            return []
         }
     }
 

@@ -60,7 +60,10 @@ extension PlanLoader {
                     // What an older base reaches needs no newer one.
                     if window.ranges.contains(where: { $0.contains(base.completed) }) { continue }
                     guard let path = BranchPath(from: base.branch, to: tip, by: branches) else { continue }
-                    try await follow(base, along: path, of: kind, gaps, into: &window)
+                    do { try await follow(base, along: path, of: kind, gaps, into: &window) } catch let error as ArchiveError where error.code == .objectMissing {
+                        // An expiry may have removed it meanwhile.
+                        guard try await catalog.base(base.id, of: incarnation) == nil else { throw error }
+                    }
                 }
                 window.ranges = RecoveryWindow.union(window.ranges)
                 window.anchored = RecoveryWindow.union(window.anchored)

@@ -46,7 +46,7 @@ public struct PlanLoader: Sendable {
             let identifiers = try await catalog.baseIdentifiers(of: incarnation)
             // Bases begun after the target cannot serve it; the first of them is the nearest later time.
             let limit = refusals.limit
-            let candidates = identifiers.filter { id in limit.flatMap { limit in begun(id).map { $0 <= limit } } ?? true }
+            let candidates = identifiers.filter { id in limit.flatMap { limit in Moment.ofIdentifier(id).map { $0 <= limit } } ?? true }
             for id in identifiers.dropFirst(candidates.count) {
                 guard let later = try await catalog.base(id, of: incarnation) else { continue }
                 // The clock may have been set back while it was taken.
@@ -67,6 +67,9 @@ public struct PlanLoader: Sendable {
                     // An older base has the same hole, and the same end, before it.
                     case .gap, .beyondWatermark: break bases
                     }
+                } catch let error as ArchiveError where error.code == .objectMissing {
+                    // An expiry may have removed it meanwhile.
+                    guard try await catalog.base(id, of: incarnation) == nil else { throw error }
                 }
             }
         }
@@ -324,15 +327,6 @@ public struct PlanLoader: Sendable {
             where index.events.contains(where: { $0.kind == .fence && $0.subject == fence.id }) { return true }
         }
         return false
-    }
-
-    /// The time at which a base was begun, from its id.
-    private func begun(_ id: String) -> Moment? {
-        let digits = id.prefix(16)
-        guard digits.utf8.count == 16 else { return nil }
-        let d = Array(digits)
-        func part(_ range: Range<Int>) -> String { String(d[range]) }
-        return Moment("\(part(0..<4))-\(part(4..<6))-\(part(6..<8))T\(part(9..<11)):\(part(11..<13)):\(part(13..<15))Z")
     }
 }
 

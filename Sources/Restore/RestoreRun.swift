@@ -91,25 +91,29 @@ public struct RestoreRun: Sendable {
                 pieces: plan.pieces.map { ArchivedPiece(name: $0.name, storedLength: $0.storedLength) }, branches: plan.branches)
             var index = try await step("read the base's index") { try await catalog.treeIndex(of: plan.base, in: plan.incarnation) }
             var cuts = plan.cuts
+            // Of one item, also what its item needs from others.
+            var losses = index.losses
             var only: Set<String>?
             if let item = order.only {
                 let part = try await step("find what '\(item)' needs") { [index] in
                     try await PartSelection(catalog: catalog, plan: plan, index: index, log: log).select(item, for: target)
                 }
                 (index, cuts, only) = (part.index, part.cuts, part.paths)
+                losses = losses.filter { loss in part.paths.contains { loss.covers(Array($0.utf8)) || TreeLoss(path: Array($0.utf8), reason: "").covers(loss.path) } }
             }
             try await step("lay out the base") { [index] in
                 try await TreeExtractor(
                     catalog: catalog, incarnation: plan.incarnation, base: plan.base, index: index, directory: staging, progress: progress
                 ).run()
             }
-            let outcome = try await step("replay the log") { [cuts, only] in
+            var outcome = try await step("replay the log") { [cuts, only, losses] in
                 try await target.replay(
                     RestoreJob(
                         incarnation: plan.incarnation, base: plan.base, spans: plan.spans, cuts: cuts, log: log,
                         directory: staging, finalDirectory: final, recover: order.recover, bindir: order.bindir,
-                        fetchCommand: order.fetchCommand, mappings: order.mappings, only: only, progress: progress))
+                        fetchCommand: order.fetchCommand, mappings: order.mappings, only: only, losses: losses, progress: progress))
             }
+            outcome.warnings = bounded(losses.map { "the base \(plan.base.id) is not whole: \($0.reason)" }) + outcome.warnings
             try await checkItem(order, target, in: staging)
             try await step("make it durable") {
                 try await blocking {

@@ -44,7 +44,7 @@ extension PlanLoader {
 
     /// Stores a plan. - Returns: its id.
     public func save(_ plan: JointPlan, target: String, at time: Moment) async throws -> String {
-        let id = "\(Moment(rawValue: time.rawValue - time.rawValue % 1_000_000_000))".filter { $0 != "-" && $0 != ":" } + "-" + hex(UInt64.random(in: 0...0xFFFF_FFFF), 8).lowercased()
+        let id = time.identifier
         var stored = StoredPlan(id: id, created: time, target: target, moment: plan.moment, parts: [], warnings: plan.warnings)
         for part in plan.plans {
             var object: [UInt8] = []
@@ -111,6 +111,29 @@ extension PlanLoader {
         }
         let request = PlanRequest(target: stored.moment.map { .time($0) } ?? .latest)
         return (JointPlan(request: request, moment: stored.moment, plans: plans, warnings: stored.warnings), stored.target)
+    }
+
+    /// Stored plans as far as they say which bases they want, oldest first; those that cannot be read are left out, since they cannot be carried
+    /// out either.
+    public func storedPlans() async throws -> [(id: String, created: Moment, bases: [BaseReference])] {
+        var found: [(id: String, created: Moment, bases: [BaseReference])] = []
+        for id in try await catalog.store.folders(below: "plans/") {
+            guard let bytes = try await missingIsNil({ try await catalog.store.get(try key(id, "plan.json")) }),
+                let stored = try? JSONDecoder().decode(StoredPlan.self, from: Data(bytes))
+            else { continue }
+            found.append((id, stored.created, stored.parts.map { BaseReference(source: $0.source, incarnation: $0.incarnation, base: $0.base) }))
+        }
+        return found
+    }
+
+    private func missingIsNil<T>(_ body: () async throws -> T) async throws -> T? {
+        do { return try await body() } catch let error as ArchiveError where error.code == .objectMissing { return nil }
+    }
+
+    /// Removes a stored plan: first what makes it one.
+    public func removePlan(_ id: String) async throws {
+        try await catalog.store.remove(try key(id, "plan.json"))
+        try await catalog.store.remove(try await catalog.store.listAll(prefix: "plans/\(id)/").map(\.key))
     }
 
     private func encode(_ plan: SourcePlan) -> [UInt8] {

@@ -54,8 +54,8 @@ public struct BackupRun: Sendable {
                 BaseRecord(
                     id: id, source: source, incarnation: incarnation.id, kind: kind, started: started, completed: outcome.completed,
                     firstPiece: first, branch: outcome.branch, parts: parts, indexSHA256: "",
-                    files: entries.count { $0.kind == .file }, bytes: content, warnings: outcome.warnings, facts: outcome.facts),
-                index: TreeIndex(entries: entries, spans: outcome.spans), of: incarnation)
+                    files: entries.count { $0.kind == .file }, bytes: content, warnings: bounded(outcome.losses.map(\.reason) + outcome.warnings), facts: outcome.facts),
+                index: TreeIndex(entries: entries, spans: outcome.spans, losses: outcome.losses), of: incarnation)
             let hasLog = try await waitForLog(outcome.spans, of: incarnation)
             let usable = hasLog ? try await isResolved(base, outcome.spans, of: incarnation) : false
             let taken = (clock.now - begun).components

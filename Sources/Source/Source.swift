@@ -119,12 +119,15 @@ public protocol LogSource: Sendable {
     func progress() async -> LogProgress
     /// Asks for a graceful end: what is in hand is given out, then `next` returns `nil`.
     func stop() async
+    /// Ends what is received with this failure, which `next` throws when everything in hand was given out, and lets go of the connection.
+    func interrupt(_ failure: ArchiveError) async
     /// Lets go of connections and threads; the source may be used again with `identify`.
     func close() async
 }
 
 extension LogSource {
     public func progress() async -> LogProgress { LogProgress() }
+    public func interrupt(_ failure: ArchiveError) async {}
 }
 
 /// Where a fence's marker was written, and what the anchor said about itself; see `FenceRecord`.
@@ -179,16 +182,19 @@ public struct SnapshotOutcome: Sendable {
     /// Name of the first piece of log that a restore reads, when the source can tell.
     public var firstPiece: String?
     public var warnings: [String]
+    /// See `TreeIndex.losses`. Each is one of the base's warnings too.
+    public var losses: [TreeLoss]
     public var facts: [String: String]
 
     public init(
-        completed: Moment, spans: [LogSpan], branch: UInt32, firstPiece: String? = nil, warnings: [String], facts: [String: String]
+        completed: Moment, spans: [LogSpan], branch: UInt32, firstPiece: String? = nil, warnings: [String], losses: [TreeLoss] = [], facts: [String: String]
     ) {
         self.completed = completed
         self.spans = spans
         self.branch = branch
         self.firstPiece = firstPiece
         self.warnings = warnings
+        self.losses = losses
         self.facts = facts
     }
 }
@@ -239,6 +245,8 @@ public struct RestoreJob: Sendable {
     public var incarnation: IncarnationRecord
     public var base: BaseRecord
     public var spans: [LogSpan]
+    /// What the base lacks.
+    public var losses: [TreeLoss]
     public var cuts: [StreamCut]
     public var log: any LogReader
     /// Where the base lies now; renamed to `finalDirectory` when the job is done.
@@ -258,7 +266,7 @@ public struct RestoreJob: Sendable {
     public init(
         incarnation: IncarnationRecord, base: BaseRecord, spans: [LogSpan], cuts: [StreamCut], log: any LogReader,
         directory: String, finalDirectory: String, recover: RecoveryMode, bindir: String?, fetchCommand: String,
-        mappings: [String: String], only: Set<String>? = nil, progress: @escaping @Sendable (String, UInt64, UInt64?) -> Void
+        mappings: [String: String], only: Set<String>? = nil, losses: [TreeLoss] = [], progress: @escaping @Sendable (String, UInt64, UInt64?) -> Void
     ) {
         self.incarnation = incarnation
         self.base = base
@@ -272,6 +280,7 @@ public struct RestoreJob: Sendable {
         self.fetchCommand = fetchCommand
         self.mappings = mappings
         self.only = only
+        self.losses = losses
         self.progress = progress
     }
 }
@@ -337,8 +346,14 @@ public protocol Component: Sendable {
     func makeLogSource() throws -> any LogSource
     func makeSnapshotSource() throws -> any SnapshotSource
     func check() async -> [Finding]
+    /// `nil` for a source that keeps nothing for its receiver.
+    func makeGuard() -> (any SourceGuard)?
     /// Files to be locked so that only one agent reads the source on this machine.
     var lockPaths: [String] { get }
+}
+
+extension Component {
+    public func makeGuard() -> (any SourceGuard)? { nil }
 }
 
 /// The side of a kind of source that needs no configuration: enough to restore on a machine that never saw the source.

@@ -26,6 +26,7 @@ public struct GitalyRestoreTarget: RestoreTarget {
         })
         // Partitions know nothing of each other, but for the folders above repositories, which are only ever made.
         var replayer = Replayer(root: job.directory)
+        replayer.losses = job.losses
         if geteuid() == 0, let owner = Self.owner(of: job.base) {
             replayer.owner = owner
             guard lchown(job.directory, owner.uid, owner.gid) == 0 else { throw ArchiveError.system("give its owner to", job.directory) }
@@ -49,9 +50,11 @@ public struct GitalyRestoreTarget: RestoreTarget {
         for lane in lanes { next.merge(lane.next) { $1 } }
         for (stream, end) in last { if let due = next[stream], due < end { throw Self.missing(stream, due) } }
         let repositories = try await blocking { try Self.repositories(below: job.directory) }
-        return RestoreOutcome(facts: [
+        let leftOut = lanes.reduce(0) { $0 + $1.leftOut }
+        return RestoreOutcome(
+            facts: [
             ("entries replayed", "\(applied)"), ("partitions", "\(job.cuts.count)"), ("repositories", "\(repositories)"),
-        ])
+            ], warnings: leftOut == 0 ? [] : ["\(leftOut) changes of what the base lacks were left out"])
     }
 
     /// The storage's owner when the base was taken.
@@ -87,6 +90,7 @@ public struct GitalyRestoreTarget: RestoreTarget {
         init(replayer: Replayer, next: [String: UInt64]) { state = Mutex(State(replayer: replayer, next: next)) }
 
         var applied: UInt64 { state.withLock { $0.replayer.applied } }
+        var leftOut: UInt64 { state.withLock { $0.replayer.leftOut } }
         var next: [String: UInt64] { state.withLock { $0.next } }
 
         func apply(_ records: [Record], of piece: ArchivedPiece, _ starts: [String: LogSpan]) throws {

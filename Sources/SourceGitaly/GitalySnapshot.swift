@@ -10,6 +10,8 @@ public struct GitalySnapshot: SnapshotSource {
     private let spool: String?
     /// How often the repositories of a partition are copied anew when links inside the storage cross the copy.
     private static let retries = 3
+    /// Paths that cannot be read before the whole is taken for unreadable: such a base must not stand in for an older one.
+    private static let maximumLosses = 1000
 
     public init(storage: String, spool: String?) {
         self.storage = storage
@@ -37,6 +39,8 @@ public struct GitalySnapshot: SnapshotSource {
         let sink: any TreeSink
         let stop: StopFlag
         var warnings: [String] = []
+        /// What could not be read. The rest of the storage is worth having without it.
+        var losses: [TreeLoss] = []
         var copied: UInt64 = 0
 
         init(storage: String, spool: String?, sink: any TreeSink, stop: StopFlag) {
@@ -77,7 +81,7 @@ public struct GitalySnapshot: SnapshotSource {
             // What a replay as root gives to the files that it makes.
             if let status = try Files.status(storage) { facts["owner"] = "\(status.st_uid):\(status.st_gid)" }
             return SnapshotOutcome(
-                completed: completed, spans: spans.sorted { $0.stream < $1.stream }, branch: 0, warnings: warnings, facts: facts)
+                completed: completed, spans: spans.sorted { $0.stream < $1.stream }, branch: 0, warnings: warnings, losses: losses, facts: facts)
         }
 
         // MARK: The window
@@ -169,6 +173,8 @@ public struct GitalySnapshot: SnapshotSource {
                 }
                 for repository in repositories.sorted(by: { $0.lexicographicallyPrecedes($1) }) {
                     try sink.discard(under: repository)
+                    let place = TreeLoss(path: repository, reason: "")
+                    losses.removeAll { place.covers($0.path) }
                     if Files.exists(full(repository)) { try copyDirectory(repository, depth: 1) }
                 }
                 after = try positions()
@@ -203,7 +209,8 @@ public struct GitalySnapshot: SnapshotSource {
                 // Gone since its parent was listed: it was seen absent.
                 var status = stat()
                 guard cPath(path).withUnsafeBufferPointer({ lstat($0.baseAddress!, &status) }) == 0 else { return }
-                warnings.append("a directory was left out: \(error.message)")
+                try sink.discard(under: path)
+                try lose(path, "the directory '\(text(path))' was left out with everything in it: \(error.message)")
                 return
             }
             for name in names.sorted(by: { $0.lexicographicallyPrecedes($1) }) {
@@ -212,7 +219,8 @@ public struct GitalySnapshot: SnapshotSource {
                 var status = stat()
                 guard cPath(child).withUnsafeBufferPointer({ lstat($0.baseAddress!, &status) }) == 0 else {
                     if errno == ENOENT || errno == ENOTDIR { continue }
-                    throw ArchiveError.system("examine", full(child))
+                    try lose(child, "'\(text(child))' was left out: \(ArchiveError.system("examine", full(child)).message)")
+                    continue
                 }
                 switch status.st_mode & S_IFMT {
                 case S_IFDIR:
@@ -229,8 +237,7 @@ public struct GitalySnapshot: SnapshotSource {
             let descriptor = cPath(path).withUnsafeBufferPointer { open($0.baseAddress!, O_RDONLY | O_NOFOLLOW | O_CLOEXEC) }
             guard descriptor >= 0 else {
                 if errno == ENOENT || errno == ENOTDIR || errno == ELOOP { return }
-                warnings.append("a file was left out: \(ArchiveError.system("open", full(path)).message)")
-                return
+                return try lose(path, "the file '\(text(path))' was left out: \(ArchiveError.system("open", full(path)).message)")
             }
             defer { close(descriptor) }
             var status = stat()
@@ -243,7 +250,10 @@ public struct GitalySnapshot: SnapshotSource {
                 let n = buffer.withUnsafeMutableBytes { read(descriptor, $0.baseAddress, min($0.count, Int(size - done))) }
                 if n < 0 {
                     if errno == EINTR { continue }
-                    throw ArchiveError.system("read", full(path))
+                    let error = ArchiveError.system("read", full(path))
+                    // What was read of it is in the tar, and no longer in the index.
+                    try sink.discard(under: path)
+                    return try lose(path, "the file '\(text(path))' was left out: \(error.message)")
                 }
                 if n == 0 {
                     warnings.append("'\(String(decoding: path, as: UTF8.self))' became shorter while it was copied")
@@ -257,20 +267,31 @@ public struct GitalySnapshot: SnapshotSource {
             sink.progress(bytes: copied, of: nil)
         }
 
-        private func copyLink(_ path: [UInt8], _ status: stat) throws {
+        private mutating func copyLink(_ path: [UInt8], _ status: stat) throws {
             var buffer = [UInt8](repeating: 0, count: 4096)
             let n = cPath(path).withUnsafeBufferPointer { p in
                 buffer.withUnsafeMutableBytes { readlink(p.baseAddress!, $0.bindMemory(to: CChar.self).baseAddress!, $0.count) }
             }
             guard n >= 0 else {
                 if errno == ENOENT || errno == EINVAL { return }
-                throw ArchiveError.system("read the symbolic link", full(path))
+                return try lose(path, "the symbolic link '\(text(path))' was left out: \(ArchiveError.system("read the symbolic link", full(path)).message)")
             }
             var link = entry(.symlink, path, status)
             link.target = Array(buffer[..<n])
             link.size = 0
             try sink.symlink(link)
         }
+
+        /// - Throws: `.sourceRefused` when that is too much, or the storage itself.
+        private mutating func lose(_ path: [UInt8], _ reason: String) throws {
+            losses.append(TreeLoss(path: path, reason: reason))
+            guard path.isEmpty || losses.count > GitalySnapshot.maximumLosses else { return }
+            throw ArchiveError(
+                .sourceRefused, "The storage '\(storage)' could not be copied: \(path.isEmpty ? "" : "more than \(GitalySnapshot.maximumLosses) paths could not be read; the last one: ")\(reason).",
+                remedy: "Let tidemark's account read the storage, or see whether its disk fails; older bases serve meanwhile.")
+        }
+
+        private func text(_ path: [UInt8]) -> String { String(decoding: path, as: UTF8.self) }
 
         private func entry(_ kind: TreeEntry.Kind, _ path: [UInt8], _ status: stat) -> TreeEntry {
             TreeEntry(

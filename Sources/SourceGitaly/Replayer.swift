@@ -14,7 +14,11 @@ struct Replayer {
     var replacesExisting = false
     /// Who shall own what is made; `nil`: who we are.
     var owner: (uid: UInt32, gid: UInt32)?
+    /// What the base lacks: nothing can be changed there, until it is made anew.
+    var losses: [TreeLoss] = []
     private(set) var applied: UInt64 = 0
+    /// Operations that were left out, since they are about what the base lacks.
+    private(set) var leftOut: UInt64 = 0
     /// Directories known to be real ones; forgotten when anything is removed.
     private var realDirectories: Set<[UInt8]> = []
 
@@ -41,6 +45,10 @@ struct Replayer {
                 case .setKey, .deleteKey: break
                 }
             } catch let deviation as Deviation {
+                if isLost(operation) {
+                    leftOut += 1
+                    continue
+                }
                 throw ArchiveError(
                     .baseUnusable,
                     "Entry \(PartitionLSN(rawValue: entry.lsn)) of partition \(entry.partition) could not be replayed: at operation \(index), \(deviation.reason).",
@@ -48,6 +56,16 @@ struct Replayer {
             }
         }
         applied += 1
+    }
+
+    private func isLost(_ operation: LogEntry.Operation) -> Bool {
+        let paths =
+            switch operation {
+            case .link(let source, let inStorage, let destination): inStorage ? [source, destination] : [destination]
+            case .makeDirectory(let path, _), .remove(let path): [path]
+            case .setKey, .deleteKey: [[UInt8]]()
+            }
+        return losses.contains { loss in paths.contains { loss.covers($0) } }
     }
 
     private struct Deviation: Error {

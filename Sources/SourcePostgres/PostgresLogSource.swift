@@ -12,16 +12,19 @@ public final class PostgresLogSource: LogSource {
     private let slot: String
     private let stateDirectory: String
     private let tail: Double
+    private let ack: Acknowledgement
     private let current = Mutex<(receiver: Receiver?, stopping: Bool, watermark: Moment)>((nil, false, Moment(rawValue: .min)))
 
     /// - Parameters:
     ///   - stateDirectory: where received WAL is kept until it is archived.
-    ///   - tail: longest time that received WAL waits to be archived, in seconds.
-    public init(conninfo: String, slot: String, stateDirectory: String, tail: Double) {
+    ///   - tail: longest time that received WAL waits to be archived, in seconds; see `TailPace`.
+    ///   - ack: when PostgreSQL is told that WAL is durable.
+    public init(conninfo: String, slot: String, stateDirectory: String, tail: Double, ack: Acknowledgement = .spool) {
         self.conninfo = conninfo
         self.slot = slot
         self.stateDirectory = stateDirectory
         self.tail = tail
+        self.ack = ack
     }
 
     public func identify() async throws -> SourceIdentity {
@@ -34,13 +37,14 @@ public final class PostgresLogSource: LogSource {
             throw ArchiveError(.archiveDamaged, "The record of '\(resume.incarnation.source)' in the archive names no segment size.")
         }
         await close()
-        let (conninfo, slot, directory, tail) = (conninfo, slot, stateDirectory, tail)
+        let (conninfo, slot, directory, tail, ack) = (conninfo, slot, stateDirectory, tail, ack)
         var readable = resume
         if readable.content == nil { readable.content = ReadBack(conninfo: conninfo, stateDirectory: directory, size: size).content }
         let archived = try await Self.decoder(behind: readable, size: size)
         let receiver = try await blocking {
             let spool = try Spool(stateDirectory: directory, segmentSize: size.bytes)
-            return try Receiver(conninfo: conninfo, slot: slot, size: size, resume: resume, archived: archived, spool: spool, tail: tail)
+            return try Receiver(
+                conninfo: conninfo, slot: slot, size: size, resume: resume, archived: archived, spool: spool, tail: tail, ack: ack)
         }
         let stopping = current.withLock { current in
             current.receiver = receiver
@@ -87,7 +91,7 @@ public final class PostgresLogSource: LogSource {
                 await withTaskCancellationHandler {
                     await withCheckedContinuation { continuation in
                         let ready = receiver.state.withLock { state in
-                            if state.ended || state.cancelled || !state.queue.isEmpty { return true }
+                            if state.ended || state.cancelled || !state.queue.isEmpty || isTailDue(state) { return true }
                             state.waiter = continuation
                             return false
                         }
@@ -104,27 +108,27 @@ public final class PostgresLogSource: LogSource {
         }
     }
 
+    private func isTailDue(_ state: borrowing StreamState) -> Bool { state.isTailDue(at: monotonic(), interval: tail) }
+
     private func step(_ state: inout StreamState) -> Step {
         if !state.queue.isEmpty {
             switch state.queue.removeFirst() {
             case .output(.piece(var piece)):
-                state.sequence += 1
+                state.number(piece.name)
                 piece.sequence = state.sequence
                 return .give(.piece(piece))
             case .output(let output): return .give(output)
             case .segment(let segment):
-                state.sequence += 1
-                if let i = state.unarchived.firstIndex(where: { $0.name == segment.name }) { state.unarchived[i].sequence = state.sequence }
+                state.number(PieceName(branch: segment.branch, name: segment.name))
                 return .segment(segment, sequence: state.sequence)
             }
         }
         let time = monotonic()
-        if state.ended || time - state.lastTail >= tail, state.open != nil {
-            if let piece = state.open?.takeTail(sequence: state.sequence + 1) {
-                state.sequence += 1
-                state.lastTail = time
-                return .give(.piece(piece))
-            }
+        if state.isTailDue(at: time, interval: tail), let piece = state.takeTail(sequence: state.sequence + 1) {
+            state.sequence += 1
+            state.lastTail = time
+            state.pace.gave(state.sequence, at: time)
+            return .give(.piece(piece))
         }
         if let clock = state.clock, clock.position <= state.open?.given ?? state.received {
             state.clock = nil
@@ -140,21 +144,29 @@ public final class PostgresLogSource: LogSource {
 
     public func acknowledge(through sequence: UInt64) async {
         guard let receiver = current.withLock({ $0.receiver }) else { return }
-        let archived = receiver.state.withLock { state in
-            let done = state.unarchived.filter { $0.sequence.map { $0 <= sequence } ?? false }
-            state.unarchived.removeAll { $0.sequence.map { $0 <= sequence } ?? false }
-            return done
+        let time = monotonic()
+        let (archived, waiter) = receiver.state.withLock { state in
+            let done = state.acknowledge(through: sequence)
+            state.pace.archived(through: sequence, at: time)
+            return (done, isTailDue(state) ? state.takeWaiter() : nil)
         }
+        waiter?.resume()
         guard !archived.isEmpty else { return }
+        // Commits wait for the status that goes out now.
+        if archived.contains(where: { !$0.spooled }) { receiver.wake.signal() }
+        // Also with `ack: archive`: an earlier run may have left it in the spool.
+        let closed = archived.filter { $0.name.part == nil }
+        guard !closed.isEmpty else { return }
         let spool = receiver.spool
-        do { try await blocking { for segment in archived { try spool.discard(segment.name) } } } catch {
+        do { try await blocking { for segment in closed { try spool.discard(segment.name.name) } } } catch {
             Log().warning("an archived segment could not be removed from the spool, which is tried again after the next start: \(error)")
         }
         receiver.wake.signal()
     }
 
     public func progress() async -> LogProgress {
-        current.withLock { $0.receiver }?.state.withLock { $0.progress() } ?? LogProgress(unreceived: .init(bytes: nil))
+        let time = now()
+        return current.withLock { $0.receiver }?.state.withLock { $0.progress(at: time) } ?? LogProgress()
     }
 
     public func stop() async {
@@ -164,6 +176,12 @@ public final class PostgresLogSource: LogSource {
         }
         receiver?.state.withLock { $0.stopping = true }
         receiver?.wake.signal()
+    }
+
+    public func interrupt(_ failure: ArchiveError) async {
+        guard let receiver = current.withLock({ $0.receiver }) else { return }
+        receiver.state.withLock { $0.interruption = failure }
+        receiver.wake.signal()
     }
 
     public func close() async {

@@ -31,6 +31,8 @@ public protocol ObjectStore: Sendable {
     func remove(_ key: ObjectKey) async throws
     /// Removes several objects; some may be gone already. What is left when it throws is not known.
     func remove(_ keys: [ObjectKey]) async throws
+    /// Until when the store refuses to let go of an object: a retention, or a hold (`Moment(rawValue: .max)`); `nil`: it may be removed, or is not there.
+    func lockedUntil(_ key: ObjectKey) async throws -> Moment?
     /// What people call this place; never with a secret in it.
     var description: String { get }
     /// How many requests at once are worth it; at least 1.
@@ -69,7 +71,17 @@ extension ObjectStore {
 
     public var parallelism: Int { 2 }
 
-    public func remove(_ keys: [ObjectKey]) async throws { for key in keys { try await remove(key) } }
+    public func lockedUntil(_ key: ObjectKey) async throws -> Moment? { nil }
+
+    public func remove(_ keys: [ObjectKey]) async throws {
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            for (number, key) in keys.enumerated() {
+                if number >= max(1, parallelism) { try await group.next() }
+                group.addTask { try await remove(key) }
+            }
+            try await group.waitForAll()
+        }
+    }
 
     public func read<T: Sendable>(_ key: ObjectKey, range: Range<UInt64>?, proving proof: @Sendable ([UInt8]) async throws -> T) async throws -> T {
         let first = try await get(key, range: range)

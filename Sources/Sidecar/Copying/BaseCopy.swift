@@ -24,6 +24,7 @@ actor BaseCopy {
         let ids = try await target.primary.baseIdentifiers(of: incarnation)
         for id in ids where !done.contains(id) && (thoroughly || !damaged.contains(id)) { try await copy(id) }
         try await removeUnfinished(but: Set(ids))
+        damaged.formIntersection(ids)
         return damaged.isEmpty
     }
 
@@ -60,6 +61,8 @@ actor BaseCopy {
             try await copy(target.primary.treeIndexName, of: id, length: nil, sha256: record.base.indexSHA256)
             try await copyWarnings(of: id)
         } catch let error as ArchiveError where CopyTarget.isDamage(error) || error.code == .objectMissing {
+            // It may be expired meanwhile: then what was copied of it is removed as that of any unfinished base.
+            if error.code == .objectMissing, try await target.primary.store.keys(prefix: key("base.json", id).path, after: nil, limit: 1).isEmpty { return }
             refuse(id, key("base.json", id).path, error)
             return
         }

@@ -188,7 +188,8 @@ actor HistoryCopy {
         /// The copy has the content; the index is still to be put.
         case index([UInt8])
         case isThere
-        case isGone
+        /// A tail that was replaced, and a piece that was expired, in the primary.
+        case isGone, isExpired
         case damaged(ArchiveError)
     }
 
@@ -227,7 +228,8 @@ actor HistoryCopy {
         try await target.limit.run(size) {
             let stored: (content: [UInt8], index: [UInt8])
             do { stored = try await target.primary.stored(name, of: incarnation) } catch let error as ArchiveError where error.code == .objectMissing {
-                // A tail is removed when its piece is closed; a closed piece never.
+                // A tail is removed when its piece is closed, a closed piece when nothing needs the log any more.
+                if try await target.primary.isExpired(name, of: incarnation) { return .isExpired }
                 return name.part != nil ? .isGone : .damaged(error)
             } catch let error as ArchiveError where CopyTarget.isDamage(error) {
                 return .damaged(error)
@@ -241,7 +243,7 @@ actor HistoryCopy {
         _ name: PieceName, _ fetched: Fetched, _ there: inout Set<String>, _ tails: inout [PieceName], _ lacking: inout Set<PieceName>
     ) async throws {
         switch fetched {
-        case .isThere: break
+        case .isThere, .isExpired: break
         case .index(let index):
             try await target.put(index, at: indexKey(name))
             there.formUnion([dataKey(name).path, indexKey(name).path])
@@ -300,6 +302,7 @@ actor HistoryCopy {
                 holes.removeAll { $0.name == hole.name }
                 lastChapter = nil
                 target.info("'\(dataKey(hole.name))' can be read again and was copied")
+            case .isExpired: holes.removeAll { $0.name == hole.name }
             // A tail that is gone was closed: the next round meets the closed piece.
             case .isGone, .damaged, .isThere: break
             }
@@ -360,7 +363,9 @@ actor HistoryCopy {
     private func copyChapter(_ name: ChapterName, _ key: ObjectKey) async throws -> Bool {
         do {
             let (bytes, chapter) = try await target.primary.stored(name, of: incarnation)
-            let missing = try await target.copy.missing(chapter.pieces.map(\.name), of: incarnation)
+            var missing = try await target.copy.missing(chapter.pieces.map(\.name), of: incarnation)
+            // The first of its pieces may be expired in the primary.
+            for piece in missing where try await target.primary.isExpired(piece, of: incarnation) { missing.remove(piece) }
             for piece in missing.sorted(by: { $0.name < $1.name }) { try await addHole(piece, ArchiveError.objectMissing(dataKey(piece), in: target.primary.store.description)) }
             guard missing.isEmpty else { return false }
             try await target.put(bytes, at: key)

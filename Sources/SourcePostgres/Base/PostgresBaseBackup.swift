@@ -81,10 +81,11 @@ public struct PostgresBaseBackup: SnapshotSource {
             let sizes = list.compactMap { row in row.count > 2 ? row[2].flatMap { UInt64($0) } : nil }
             total = sizes.isEmpty ? nil : sizes.reduce(0, +) * 1024
             // A tablespace's directory comes before what is in it.
-            var outcome: (stop: LSN, warnings: [String])
+            let outcome: (stop: LSN, losses: [TreeLoss])
             if version >= 150_000 { outcome = try copyTagged(tablespaces) } else { outcome = try copyEach(list) }
             try storeManifest()
-            outcome.warnings += connection.takeNotices()
+            // Where pages are damaged, they say which.
+            let notices = connection.takeNotices()
             let first = SegmentName(timeline: timeline, containing: start, size: size)
             var facts = ["server-version": "\(version)", "segment-size": "\(size.bytes)", "start": "\(start)", "stop": "\(outcome.stop)"]
             if !tablespaces.isEmpty {
@@ -93,11 +94,11 @@ public struct PostgresBaseBackup: SnapshotSource {
             }
             return SnapshotOutcome(
                 completed: now(), spans: [LogSpan(stream: "wal", branch: timeline.rawValue, start: first.start.rawValue, end: outcome.stop.rawValue)],
-                branch: timeline.rawValue, firstPiece: first.description, warnings: outcome.warnings, facts: facts)
+                branch: timeline.rawValue, firstPiece: first.description, warnings: notices, losses: outcome.losses, facts: facts)
         }
 
         /// PostgreSQL 15 and later: one stream, each message with a letter before it.
-        private mutating func copyTagged(_ tablespaces: [Tablespace]) throws -> (stop: LSN, warnings: [String]) {
+        private mutating func copyTagged(_ tablespaces: [Tablespace]) throws -> (stop: LSN, losses: [TreeLoss]) {
             guard case .copyOut? = try connection.answer() else { throw PostgresServer.notUnderstood("BASE_BACKUP") }
             try receive { run, message in
                 guard let kind = message.first else { return }
@@ -116,7 +117,7 @@ public struct PostgresBaseBackup: SnapshotSource {
         }
 
         /// PostgreSQL 13 and 14: a stream for every tablespace, the main one last, then the manifest.
-        private mutating func copyEach(_ tablespaces: [Connection.Row]) throws -> (stop: LSN, warnings: [String]) {
+        private mutating func copyEach(_ tablespaces: [Connection.Row]) throws -> (stop: LSN, losses: [TreeLoss]) {
             for row in tablespaces {
                 guard case .copyOut? = try connection.answer() else { throw PostgresServer.notUnderstood("BASE_BACKUP") }
                 try beginArchive(oid: row[0])
@@ -170,19 +171,19 @@ public struct PostgresBaseBackup: SnapshotSource {
             }
         }
 
-        private func finish() throws -> (stop: LSN, warnings: [String]) {
+        private func finish() throws -> (stop: LSN, losses: [TreeLoss]) {
             var stop: LSN?
-            var warnings: [String] = []
+            var losses: [TreeLoss] = []
             do {
                 while let answer = try connection.answer(timeout: 600) {
                     if case .rows(let rows) = answer, let text = rows.first?.first.flatMap({ $0 }) { stop = LSN(text) ?? stop }
                 }
             } catch let error as ServerError where error.state == ServerError.checksumFailure && stop != nil {
                 // Everything was sent; the damaged blocks are named in the notices.
-                warnings.append("PostgreSQL reports damaged blocks: \(error.message)")
+                losses.append(TreeLoss(path: [], reason: "PostgreSQL found damaged pages while it sent its files, and sent them as they are: \(error.message)"))
             }
             guard let stop else { throw PostgresServer.notUnderstood("BASE_BACKUP") }
-            return (stop, warnings)
+            return (stop, losses)
         }
 
         private func storeManifest() throws {

@@ -62,7 +62,7 @@ final class Connection {
         }
         PQsetNoticeReceiver(handle, { list, result in
             guard let list, let text = PQresultErrorField(result, Int32(UInt8(ascii: "M"))) else { return }
-            Unmanaged<NoticeList>.fromOpaque(list).takeUnretainedValue().lines.append(String(cString: text))
+            Unmanaged<NoticeList>.fromOpaque(list).takeUnretainedValue().add(String(cString: text))
         }, notices.toOpaque())
     }
 
@@ -248,7 +248,12 @@ final class Connection {
     }
 }
 
-private final class NoticeList { var lines: [String] = [] }
+private final class NoticeList {
+    var lines: [String] = []
+
+    /// A server with much to say must not fill our memory: nobody reads more.
+    func add(_ line: String) { if lines.count < 1000 { lines.append(line) } }
+}
 
 /// Seconds of a clock that never jumps.
 func monotonic() -> Double {

@@ -20,10 +20,12 @@ final class Receiver: Sendable {
     /// Stands behind the last archived segment.
     private let archived: WALDecoder?
     private let tail: Double
+    private let ack: Acknowledgement
     private let ended = Semaphore()
 
     init(
-        conninfo: String, slot: String, size: SegmentSize, resume: ResumeState, archived: WALDecoder?, spool: Spool, tail: Double
+        conninfo: String, slot: String, size: SegmentSize, resume: ResumeState, archived: WALDecoder?, spool: Spool, tail: Double,
+        ack: Acknowledgement
     ) throws {
         self.conninfo = conninfo
         self.slot = slot
@@ -32,6 +34,7 @@ final class Receiver: Sendable {
         self.archived = archived
         self.spool = spool
         self.tail = tail
+        self.ack = ack
         wake = try WakeUp()
         state = Mutex(StreamState())
     }
@@ -42,7 +45,7 @@ final class Receiver: Sendable {
             do { try run() } catch let error as ServerError { failure = error.archiveError("receive WAL from PostgreSQL") } catch { failure = error }
             let waiter = state.withLock { state in
                 state.ended = true
-                state.failure = failure
+                state.failure = failure ?? state.interruption
                 return state.takeWaiter()
             }
             waiter?.resume()
@@ -58,7 +61,7 @@ final class Receiver: Sendable {
     }
 
     private var isClosing: Bool { state.withLock { $0.closing } }
-    private var isStopping: Bool { state.withLock { $0.closing || $0.stopping } }
+    private var isStopping: Bool { state.withLock { $0.closing || $0.stopping || $0.interruption != nil } }
 
     // MARK: The thread
 
@@ -73,7 +76,11 @@ final class Receiver: Sendable {
                 connection: connection, slot: slot, resume: resume, archived: archived, size: size, spool: spool, restart: restart)
             let waiter = state.withLock { state in
                 state.queue += point.spooled.map { .segment($0) } + point.outputs.map { .output($0) }
-                state.unarchived += point.spooled.map { .init(name: $0.name, start: $0.start, end: $0.end, spooled: true) }
+                state.unarchived += point.spooled.map {
+                    .init(
+                        name: PieceName(branch: $0.branch, name: $0.name), start: $0.start, end: $0.end, spooled: ack == .spool,
+                        commit: $0.events.firstCommit(behind: 0))
+                }
                 state.received = point.position
                 state.synced = point.position
                 return state.takeWaiter()
@@ -125,8 +132,13 @@ final class Receiver: Sendable {
         var position: UInt64
         let pace: Double
 
+        /// Bytes that a flush beside the receiving is worth.
+        private static let flushAside: UInt64 = 1 << 20
+
         private var decoder: WALDecoder
         private var file: SpoolFile?
+        /// Up to where a flush of the spool was asked for or made.
+        private var flushAsked: UInt64
         private var serverEnd: UInt64 = 0
         private var reported: UInt64 = 0
         private var lastStatus = 0.0
@@ -141,6 +153,7 @@ final class Receiver: Sendable {
             self.sync = sync
             self.timeline = point.timeline
             self.position = point.position
+            flushAsked = point.position
             self.pace = pace
             decoder = point.makeDecoder(size: receiver.size, systemID: UInt64(receiver.resume.incarnation.identity))
         }
@@ -171,7 +184,7 @@ final class Receiver: Sendable {
             try syncAll()
             let waiter = receiver.state.withLock { state in
                 // It gets its place in the sequence when it is given out.
-                if let piece = state.open?.takeTail(sequence: 0) { state.queue.append(.output(.piece(piece))) }
+                if let piece = state.takeTail(sequence: nil) { state.queue.append(.output(.piece(piece))) }
                 state.open = nil
                 state.queue.append(.output(.branch(history.record)))
                 return state.takeWaiter()
@@ -182,6 +195,8 @@ final class Receiver: Sendable {
             position = segmentStart(end, receiver.size)
             decoder = WALDecoder(
                 start: position, timeline: next, segmentSize: receiver.size.bytes, systemID: UInt64(receiver.resume.incarnation.identity))
+            sync.restart(at: position)
+            flushAsked = position
             receiver.state.withLock { state in
                 state.received = position
                 state.synced = position
@@ -195,6 +210,7 @@ final class Receiver: Sendable {
             while true {
                 if receiver.isStopping {
                     try syncAll()
+                    try awaitArchive()
                     try status()
                     return false
                 }
@@ -204,8 +220,10 @@ final class Receiver: Sendable {
                 case .end: return true
                 case .message: if message == .replyNow { try replyNow() }
                 case .nothing:
-                    try spoolOpenSegment()
-                    _ = connection.wait(seconds: candidate != nil ? 0.01 : min(receiver.tail, 1, pace))
+                    try becomeCurrent()
+                    if try flush() { try afterwards(idle: false) }
+                    let interval = receiver.state.withLock { $0.pace.interval(of: receiver.tail) }
+                    _ = connection.wait(seconds: candidate != nil ? 0.01 : min(interval, 1, pace))
                 }
                 try afterwards(idle: outcome == .nothing)
             }
@@ -223,6 +241,8 @@ final class Receiver: Sendable {
             case UInt8(ascii: "w"):
                 let start = try number(1)
                 serverEnd = try number(9)
+                let heard = now()
+                receiver.state.withLock { $0.heard(end: serverEnd, at: heard) }
                 // The server looked up the end of its WAL for this message after it had read its clock for the last one.
                 prove(at: serverEnd)
                 guard start == position else {
@@ -234,7 +254,8 @@ final class Receiver: Sendable {
                 return .nothing
             case UInt8(ascii: "k"):
                 serverEnd = try number(1)
-                receiver.state.withLock { $0.heard(serverEnd, at: now()) }
+                let heard = now()
+                receiver.state.withLock { $0.heard(end: serverEnd, at: heard) }
                 let clock = Moment(postgresMicroseconds: Int64(bitPattern: try number(9)))
                 if candidate?.end == serverEnd {
                     candidate?.repeated += 1
@@ -261,7 +282,6 @@ final class Receiver: Sendable {
 
         private mutating func append(_ bytes: UnsafeRawBufferPointer) throws {
             var at = 0
-            let time = now()
             while at < bytes.count {
                 try openSegment()
                 let segmentEnd = (position / receiver.size.bytes + 1) * receiver.size.bytes
@@ -281,9 +301,10 @@ final class Receiver: Sendable {
                     state.open?.lastRecord = decoder.lastRecord
                     try state.open?.checkKnown()
                     state.received = position
-                    state.heard(serverEnd, at: time)
+                    if state.serverEnd <= position { state.aheadSince = nil }
                 }
-                if let file { sync.ask(file, position: position) }
+                // The flush of a lot goes beside the receiving; that of a little is made when nothing else has come: see `flush`.
+                if let file, position - min(position, flushAsked) >= Self.flushAside || position == segmentEnd { askFlush(file) }
                 if position == segmentEnd { try closeSegment() }
             }
         }
@@ -294,8 +315,10 @@ final class Receiver: Sendable {
             // More than a segment behind: the archive itself is the quickest durable place.
             let isBacklog = serverEnd > position + receiver.size.bytes
             let known = receiver.resume.tails.filter { $0.name.branch == timeline && $0.name.name == name.description }
-            file = isBacklog ? nil : try receiver.spool.open(name.description)
-            receiver.state.withLock { $0.open = OpenSegment(name: name, spooled: !isBacklog, known: known) }
+            let isSpooled = !isBacklog && receiver.ack == .spool
+            file = isSpooled ? try receiver.spool.open(name.description) : nil
+            let isAwaited = !isBacklog && receiver.ack == .archive
+            receiver.state.withLock { $0.open = OpenSegment(name: name, spooled: isSpooled, awaited: isAwaited, known: known) }
         }
 
         private mutating func closeSegment() throws {
@@ -312,16 +335,38 @@ final class Receiver: Sendable {
             }
         }
 
-        /// Caught up in the middle of a segment that went by the spool: from here on it is kept there too, so that it can be
-        /// acknowledged.
-        private mutating func spoolOpenSegment() throws {
+        /// Caught up in the middle of a segment that went by the spool: from here on it is kept there too, or its tails are cut at once, so
+        /// that it can be acknowledged.
+        private mutating func becomeCurrent() throws {
+            guard receiver.ack == .spool else {
+                receiver.state.withLock { $0.open?.awaited = true }
+                return
+            }
             guard file == nil, let open = receiver.state.withLock({ $0.open.flatMap { $0.spooled ? nil : $0 } }) else { return }
             let file = try receiver.spool.open(open.name)
             try open.bytes.withUnsafeBytes { try file.write(UnsafeRawBufferPointer(rebasing: $0[..<Int(open.received - open.start)]), at: 0) }
             self.file = file
-            sync.ask(file, position: position)
+            askFlush(file)
             try waitForSync()
             receiver.state.withLock { $0.open?.spooled = true }
+        }
+
+        private mutating func askFlush(_ file: SpoolFile) {
+            sync.ask(file, position: position)
+            flushAsked = position
+        }
+
+        /// Makes what was written durable: here, unless a flush is under way already.
+        ///
+        /// - Returns: whether something became durable.
+        private mutating func flush() throws -> Bool {
+            guard let file, flushAsked != position else { return false }
+            if try sync.flushHere(file, position: position) {
+                flushAsked = position
+                return true
+            }
+            askFlush(file)
+            return false
         }
 
         private func waitForSync() throws {
@@ -331,15 +376,25 @@ final class Receiver: Sendable {
 
         private func noteSynced() throws {
             let durable = try sync.durable()
-            receiver.state.withLock { state in
-                state.synced = max(state.synced, durable)
-                if state.flushed >= state.received { state.durable = now() }
-            }
+            receiver.state.withLock { $0.synced = max($0.synced, durable) }
         }
 
         private mutating func syncAll() throws {
-            try spoolOpenSegment()
-            if file != nil { try waitForSync() }
+            try becomeCurrent()
+            if file != nil {
+                _ = try flush()
+                try waitForSync()
+            }
+        }
+
+        /// Goes on answering until the archive has all that was received, where commits wait for that. Whoever ships may give up: then it
+        /// closes the receiver.
+        private mutating func awaitArchive() throws {
+            guard receiver.ack == .archive else { return }
+            while receiver.state.withLock({ $0.isInHand }), !receiver.isClosing {
+                try afterwards(idle: false)
+                _ = connection.wait(seconds: min(pace, 0.2))
+            }
         }
 
         /// The server asks: flush what is held, and answer.
@@ -353,8 +408,7 @@ final class Receiver: Sendable {
             try noteSynced()
             let time = monotonic()
             let (flushed, waiter) = receiver.state.withLock { state in
-                let due = !state.queue.isEmpty || time - state.lastTail >= receiver.tail && (state.open.map { $0.received > $0.given } ?? false)
-                    || state.clock != nil
+                let due = !state.queue.isEmpty || state.isTailDue(at: time, interval: receiver.tail) || state.clock != nil
                 return (state.flushed, due ? state.takeWaiter() : nil)
             }
             waiter?.resume()

@@ -22,8 +22,10 @@ struct OpenSegment {
     var known: [ResumeState.Tail] = []
     /// Whether its bytes also go to the spool.
     var spooled: Bool
+    /// Whether commits may be waiting until the archive has it: then tails are cut as soon as there is something for them.
+    var awaited: Bool
 
-    init(name: SegmentName, spooled: Bool, known: [ResumeState.Tail]) {
+    init(name: SegmentName, spooled: Bool, awaited: Bool = false, known: [ResumeState.Tail]) {
         self.name = name.description
         branch = name.timeline.rawValue
         start = name.start.rawValue
@@ -32,6 +34,7 @@ struct OpenSegment {
         received = start
         given = start
         self.spooled = spooled
+        self.awaited = awaited
         self.known = known
     }
 
@@ -62,9 +65,11 @@ struct OpenSegment {
         }
     }
 
+    var hasTail: Bool { received > given && known.isEmpty }
+
     /// What was received but not yet given out; `nil` when that is nothing, or the archive's own tails are still being compared.
     mutating func takeTail(sequence: UInt64) -> LogPiece? {
-        guard received > given, known.isEmpty else { return nil }
+        guard hasTail else { return nil }
         let piece = LogPiece(
             name: PieceName(branch: branch, name: name, part: given..<received),
             frames: [Array(bytes[Int(given - start)..<Int(received - start)])],
@@ -104,12 +109,15 @@ struct StreamState {
         case segment(ClosedSegment)
         case output(LogOutput)
     }
-    /// A segment that is not known to be in the archive.
+    /// A segment or a tail that is not known to be in the archive.
     struct Unarchived {
-        var name: String
+        var name: PieceName
+        /// The first position in it that no tail given out before has, and the first behind it.
         var start: UInt64
         var end: UInt64
         var spooled: Bool
+        /// Time of the first commit in between.
+        var commit: Moment?
         /// `nil` until it was given out.
         var sequence: UInt64?
     }
@@ -121,35 +129,79 @@ struct StreamState {
 
     var queue: [Item] = []
     var open: OpenSegment?
+    /// In log order.
     var unarchived: [Unarchived] = []
     var sequence: UInt64 = 0
     /// The first position not received, and the first not durable in the spool.
     var received: UInt64 = 0
     var synced: UInt64 = 0
-    /// The end of the server's log, as it said last, and when it last said anything.
-    var serverEnd: UInt64 = 0
-    var contact: Moment?
-    /// When everything that the server had was received, and everything received was durable, last.
-    var level: Moment?
-    var durable: Moment?
     var clock: Clock?
+    /// Where the server's log ended when it said so last, and when that was first ahead of what was received.
+    var serverEnd: UInt64 = 0
+    var aheadSince: Moment?
+    /// When the server was heard last; `nil`: not yet.
+    var contact: Moment?
     var lastTail = 0.0
+    var pace = TailPace()
     /// The receiver has ended; with the failure to tell after everything in the queue.
     var ended = false
     var failure: (any Error)?
     var stopping = false
     var closing = false
+    /// Why receiving is given up though nothing failed.
+    var interruption: ArchiveError?
     var waiter: CheckedContinuation<Void, Never>?
     /// `next` saw its task cancelled.
     var cancelled = false
 
+    /// Tails that may be on their way to the archive at once while commits wait for them. What is received meanwhile goes into the next.
+    static let tailsUnderWay = 2
+
     /// What may be reported as flushed: all before it is in the spool or in the archive.
     var flushed: UInt64 {
-        var position = synced
-        if let open, !open.spooled { position = min(open.start, received) }
-        if let first = unarchived.first(where: { !$0.spooled }) { position = min(position, first.start) }
-        if open?.spooled == false, unarchived.allSatisfy({ $0.spooled }) { position = max(position, open!.start) }
-        return position
+        for piece in unarchived {
+            guard piece.spooled else { return piece.start }
+            // What an earlier timeline left was made durable before it was left.
+            if piece.end > synced, open.map({ $0.branch == piece.name.branch }) ?? true { return max(piece.start, synced) }
+        }
+        guard let open else { return received }
+        return open.spooled ? max(open.given, min(synced, received)) : open.given
+    }
+
+    /// Whether there is something that the archive may still get from here.
+    var isInHand: Bool { !unarchived.isEmpty || open?.hasTail == true }
+
+    /// Whether a tail is to be cut now.
+    ///
+    /// - Parameters:
+    ///   - time: on the clock of `lastTail`, in seconds.
+    ///   - interval: longest time that received log waits, in seconds, when no commit waits for it.
+    func isTailDue(at time: Double, interval: Double) -> Bool {
+        guard let open, open.hasTail else { return false }
+        if ended || stopping || time - lastTail >= pace.interval(of: interval) { return true }
+        return open.awaited && unarchived.count(where: { $0.name.part != nil }) < Self.tailsUnderWay
+    }
+
+    /// Cuts a tail that counts as not archived until `acknowledge` says so.
+    ///
+    /// - Parameter sequence: `nil` when it is not given out yet.
+    mutating func takeTail(sequence: UInt64?) -> LogPiece? {
+        guard let open, let piece = self.open?.takeTail(sequence: sequence ?? 0), let part = piece.name.part else { return nil }
+        unarchived.append(.init(name: piece.name, start: part.lowerBound, end: part.upperBound, spooled: open.spooled, commit: piece.events.firstCommit(behind: 0), sequence: sequence))
+        return piece
+    }
+
+    /// Gives the next sequence to a piece that waited in the queue.
+    mutating func number(_ name: PieceName) {
+        sequence += 1
+        if let i = unarchived.firstIndex(where: { $0.name == name && $0.sequence == nil }) { unarchived[i].sequence = sequence }
+    }
+
+    /// Everything up to this sequence is in the archive. - Returns: what became so by it.
+    mutating func acknowledge(through sequence: UInt64) -> [Unarchived] {
+        let done = unarchived.filter { $0.sequence.map { $0 <= sequence } ?? false }
+        if !done.isEmpty { unarchived.removeAll { $0.sequence.map { $0 <= sequence } ?? false } }
+        return done
     }
 
     var inMemory: Int {
@@ -166,34 +218,12 @@ struct StreamState {
         let closed = ClosedSegment(
             name: open.name, branch: open.branch, start: open.start, end: open.received, bytes: keep ? open.bytes : nil,
             events: open.events, lastRecord: open.lastRecord, tails: open.tails, spooled: open.spooled)
-        unarchived.append(.init(name: open.name, start: open.start, end: open.received, spooled: open.spooled))
+        unarchived.append(
+            .init(
+                name: PieceName(branch: open.branch, name: open.name), start: open.given, end: open.received, spooled: open.spooled,
+                commit: closed.events.firstCommit(behind: open.given)))
         self.open = nil
         queue.append(.segment(closed))
-    }
-
-    /// The server told how far its log goes.
-    mutating func heard(_ end: UInt64, at time: Moment) {
-        serverEnd = end
-        contact = time
-        if received >= end { level = time }
-    }
-
-    /// See `LogSource.progress`.
-    func progress() -> LogProgress {
-        var progress = LogProgress()
-        if received < serverEnd { progress.unreceived = .init(bytes: serverEnd - received, since: level ?? contact) }
-        if ended { progress.unreceived = .init(bytes: nil, since: level ?? contact) }
-        if flushed < received { progress.unsynced = .init(bytes: received - flushed, since: durable) }
-        var bytes: UInt64 = 0
-        var oldest: Moment?
-        func wait(_ events: some Sequence<LogEvent>, behind given: UInt64, to end: UInt64) {
-            bytes += end - min(given, end)
-            for event in events where event.kind == .commit && event.end > given { oldest = min(oldest ?? event.time, event.time) }
-        }
-        for case .segment(let segment) in queue { wait(segment.events, behind: segment.tails.last?.part?.upperBound ?? segment.start, to: segment.end) }
-        if let open { wait(open.events[open.eventsGiven...], behind: open.given, to: open.received) }
-        progress.ungiven = .init(bytes: bytes, since: oldest)
-        return progress
     }
 
     mutating func takeWaiter() -> CheckedContinuation<Void, Never>? {

@@ -108,6 +108,15 @@ final class AzureService: WriteOnceService {
         return StoredState(size: size, md5: response["Content-MD5"].flatMap { Data(base64Encoded: $0) }.map(Array.init), version: response["ETag"])
     }
 
+    /// From the headers of Get Blob Properties: a legal hold, and a time-based policy of the version. A policy of the whole container shows in
+    /// `x-ms-immutability-policy-until-date` where it is at the level of versions only; else a removal is refused.
+    func lockedUntil(_ key: ObjectKey) async throws -> Moment? {
+        let response = try await send(request(.head, key), accepting: { $0.isMissing }, to: "look at '\(key)' in \(description)", needing: "r")
+        guard response.status != 404 else { return nil }
+        if response["x-ms-legal-hold"]?.lowercased() == "true" { return Moment(rawValue: .max) }
+        return response["x-ms-immutability-policy-until-date"].map { HTTPDates.parse($0) ?? Moment(rawValue: .max) }
+    }
+
     func get(_ key: ObjectKey, range: Range<UInt64>?) async throws -> [UInt8] {
         try await readObject(key, range: range, from: description, size: { try await self.look(at: key)?.size }) { header, limit in
             var request = self.request(.get, key)

@@ -113,6 +113,7 @@ public final class FileStore: ObjectStore {
         let file = try Descriptor(temporary, O_WRONLY | O_CREAT | O_EXCL, mode: 0o600)
         try file.write(bytes)
         try file.sync()
+        try giveToOwner(temporary)
         while link(temporary, path) != 0 {
             guard errno == EEXIST else { throw ArchiveError.system("store the object", path) }
             if try same(bytes, at: path, key: key) { return }
@@ -150,8 +151,21 @@ public final class FileStore: ObjectStore {
         guard !hasRoot || Files.exists(root) else {
             throw ArchiveError(.storeUnavailable, "The directory '\(root)' is gone.", remedy: "See whether its file system is mounted.")
         }
+        var made: [String] = []
+        var missing = path
+        while missing != root, missing.hasPrefix(root), !Files.exists(missing) {
+            made.append(missing)
+            missing = Files.parent(of: missing)
+        }
         try Files.makeDirectory(path)
+        for folder in made { try giveToOwner(folder) }
         state.withLock { $0.folders.formUnion([path, root]) }
+    }
+
+    /// What root writes, as in a restore, belongs to whom the archive belongs: its agent has to read and remove it.
+    private func giveToOwner(_ path: String) throws {
+        guard geteuid() == 0, let owner = try Files.status(root), owner.st_uid != 0 else { return }
+        guard lchown(path, owner.st_uid, owner.st_gid) == 0 else { throw ArchiveError.system("change the owner of", path) }
     }
 
     /// The folder that this process holds there is gone only when everything else may be gone too.
@@ -183,6 +197,7 @@ public final class FileStore: ObjectStore {
         for _ in 0..<100 {
             let path = "\(root)/.tmp/\(hex(UInt64.random(in: .min ... .max), 16))"
             guard mkdir(path, 0o700) == 0 else { throw ArchiveError.system("create the directory", path) }
+            try giveToOwner(path)
             let descriptor: Descriptor
             do throws(ArchiveError) { descriptor = try Descriptor(path, O_RDONLY | O_DIRECTORY) } catch {
                 if !Files.exists(path) { continue }

@@ -9,6 +9,16 @@ struct GCSObject: Decodable {
     var md5Hash: String?
     var crc32c: String?
     var generation: String?
+    /// RFC 3339.
+    var retentionExpirationTime: String?
+    var temporaryHold: Bool?
+    var eventBasedHold: Bool?
+
+    /// Until when it cannot be removed; `nil`: it can.
+    var lockedUntil: Moment? {
+        if temporaryHold == true || eventBasedHold == true { return Moment(rawValue: .max) }
+        return retentionExpirationTime.map { Moment($0) ?? Moment(rawValue: .max) }
+    }
 
     /// - Returns: `nil` for an answer without a size.
     var state: StoredState? {

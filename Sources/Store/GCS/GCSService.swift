@@ -121,6 +121,14 @@ final class GCSService: WriteOnceService {
         return state
     }
 
+    func lockedUntil(_ key: ObjectKey) async throws -> Moment? {
+        let request = request(.get, path(key), [("fields", "retentionExpirationTime,temporaryHold,eventBasedHold")])
+        let response = try await send(request, accepting: [200, 404], to: "look at '\(key)' in \(description)", needing: "storage.objects.get")
+        guard response.status == 200 else { return nil }
+        guard let object = try? JSONDecoder().decode(GCSObject.self, from: Data(response.body)) else { throw unreadable(request) }
+        return object.lockedUntil
+    }
+
     func get(_ key: ObjectKey, range: Range<UInt64>?) async throws -> [UInt8] {
         var request = request(.get, path(key), [("alt", "media")])
         let doing = "read '\(key)' from \(description)"

@@ -24,6 +24,8 @@ public final class GCSStore: ObjectStore {
 
     public func get(_ key: ObjectKey, range: Range<UInt64>?) async throws -> [UInt8] { try await service.get(key, range: range) }
 
+    public func lockedUntil(_ key: ObjectKey) async throws -> Moment? { try await service.lockedUntil(key) }
+
     public func remove(_ key: ObjectKey) async throws { try await service.remove(key) }
 
     public func remove(_ keys: [ObjectKey]) async throws { try await inParallel(keys, width: parallelism) { try await self.service.remove($0) } }

@@ -35,6 +35,8 @@ public final class S3Store: ObjectStore {
     func refusesSecondWrite() async throws -> Bool { try await writer.refusesSecondWrite() }
 
     func look(_ key: ObjectKey) async throws -> StoredState? { try await objects.look(at: key) }
+
+    public func lockedUntil(_ key: ObjectKey) async throws -> Moment? { try await objects.lockedUntil(key) }
 }
 
 /// Single objects: what `WriteOnce` needs, and reading.
@@ -184,6 +186,21 @@ final class S3Objects: WriteOnceService {
                     .storeUnavailable, "\(location) told no size of '\(key)'.", remedy: "See what stands between here and the service.")
             }
             return state(response, size: size)
+        case 404: return nil
+        default: throw failure(.head, response, key)
+        }
+    }
+
+    /// From the headers of HEAD, which a server shows to those who may read retentions: `x-amz-object-lock-retain-until-date` and
+    /// `x-amz-object-lock-legal-hold` (docs.aws.amazon.com/AmazonS3/latest/API/API_HeadObject.html).
+    func lockedUntil(_ key: ObjectKey) async throws -> Moment? {
+        let response = try await head(key)
+        switch response.status {
+        case 200:
+            if response["x-amz-object-lock-legal-hold"]?.uppercased() == "ON" { return Moment(rawValue: .max) }
+            guard let text = response["x-amz-object-lock-retain-until-date"] else { return nil }
+            // One that cannot be read may be any.
+            return Moment(text) ?? Moment(rawValue: .max)
         case 404: return nil
         default: throw failure(.head, response, key)
         }

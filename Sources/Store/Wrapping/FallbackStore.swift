@@ -142,6 +142,7 @@ public final class FallbackStore: ObjectStore {
     public func put(_ bytes: [UInt8], at key: ObjectKey) async throws { try await stores[0].put(bytes, at: key) }
     public func remove(_ key: ObjectKey) async throws { try await stores[0].remove(key) }
     public func remove(_ keys: [ObjectKey]) async throws { try await stores[0].remove(keys) }
+    public func lockedUntil(_ key: ObjectKey) async throws -> Moment? { try await stores[0].lockedUntil(key) }
     public func examine() async -> [StoreFinding] { await stores[0].examine() }
 
     // MARK: Reading

@@ -70,6 +70,8 @@ public final class RecentStore: ObjectStore {
         try await inner.remove(keys)
     }
 
+    public func lockedUntil(_ key: ObjectKey) async throws -> Moment? { try await inner.lockedUntil(key) }
+
     public func examine() async -> [StoreFinding] { await inner.examine() }
 
     private func forget(_ keys: [ObjectKey]) {

@@ -100,7 +100,11 @@ struct AgentServices: Sendable {
     private let tasks: [(endsLast: Bool, task: Task<Void, Never>)]
 
     /// - Throws: where one cannot begin, such as a port that is taken: the agent does not start then.
-    static func all(_ context: AgentContext) throws -> [any AgentService] { [LagService(context)] }
+    static func all(_ context: AgentContext) throws -> [any AgentService] {
+        // Who tells others comes first, so that nothing is missed.
+        let status = try context.configuration.listen.map { [try StatusService(context, on: $0)] } ?? []
+        return [NotifyService(context)] + status + [LagService(context), BaseService(context), ExpiryService(context: context)] + SlotGuardService.all(context)
+    }
 
     init(_ services: [any AgentService]) {
         tasks = services.map { service in

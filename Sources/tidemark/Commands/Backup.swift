@@ -1,10 +1,10 @@
 import ArchiveCore
 import Catalog
-import DurableIO
 import Runtime
 import Sidecar
 import Source
 import Store
+import Synchronization
 
 struct BackupReport: Encodable {
     var source, id: String
@@ -16,7 +16,8 @@ struct BackupReport: Encodable {
 }
 
 let backupCommand = Command(
-    "backup", "Take a base backup now.", options: [Shared.config, Shared.source, Shared.json],
+    "backup", "Take a base backup now.", 
+    options: [Shared.config, Shared.source, Shared.json, Option("no-wait", help: "Refuse when another base is being taken in this archive, instead of waiting for it.")],
     example: "tidemark backup --source main"
 ) { arguments in
     let configuration = try Shared.configuration(arguments)
@@ -25,7 +26,18 @@ let backupCommand = Command(
         let catalog = try await ArchivePlace(configuration).openToWrite()
         var reports: [BackupReport] = []
         for source in sources {
-            let report = try await backUp(source, of: configuration, into: catalog)
+            let progress = Progress()
+            defer { progress.end() }
+            let told = Mutex("")
+            let report = try await holdingLease("base", for: "a base of '\(source.name)'", in: catalog, isPatient: !arguments.has("no-wait")) { other in
+                let isNews = told.withLock { before in
+                    defer { before = other.id }
+                    return before != other.id
+                }
+                if isNews { Output.note("waiting for \(other.host) (process \(other.process)), which has been at \(other.purpose) since \(other.since)") }
+            } _: {
+                try await backUp(source, of: configuration, into: catalog, progress)
+            }
             reports.append(report)
             if !arguments.has("json") { render(report) }
         }
@@ -35,13 +47,8 @@ let backupCommand = Command(
 }
 
 /// Takes a base, and archives the source's log meanwhile when no agent does: a base without its log cannot be restored.
-private func backUp(_ source: Configuration.Source, of configuration: Configuration, into catalog: Catalog) async throws -> BackupReport {
+private func backUp(_ source: Configuration.Source, of configuration: Configuration, into catalog: Catalog, _ progress: Progress) async throws -> BackupReport {
     let (kind, component) = Registry.component(source, of: configuration)
-    let lockPath = "\(configuration.state)/\(source.name)/backup.lock"
-    let lock = try await blocking { try SourceLock([lockPath], source: "backups of \(source.name)") }
-    defer { withExtendedLifetime(lock) {} }
-    let progress = Progress()
-    defer { progress.end() }
     let run = BackupRun(source: source.name, kind: kind, snapshots: try component.makeSnapshotSource(), catalog: catalog) {
         progress.show($0, $1, $2)
     }

@@ -34,7 +34,15 @@ private func makePlan(
     if arguments.has("save") {
         // Kept as somebody makes it who cannot see names: a plan that is kept is not encrypted.
         let blind = PlanLoader(catalog: catalog.withoutIdentities, kinds: Registry.kinds)
-        saved = try await blind.save(catalog.isEncrypted ? try await blind.plan(request, sources: sources) : plan, target: target, at: now())
+        let kept = catalog.isEncrypted ? try await blind.plan(request, sources: sources) : plan
+        let id = try await blind.save(kept, target: target, at: now())
+        guard try await catalog.lost(of: kept.bases).isEmpty else {
+            try await blind.removePlan(id)
+            throw ArchiveError(
+                .targetUnreachable, "A base that the plan begins with is being removed by an expiry.",
+                remedy: "Plan again for a later time; `tidemark window` lists what can be reached.")
+        }
+        saved = id
     }
     return (plan, try await report(plan, target: target, saved: saved, loader: loader))
 }
@@ -126,51 +134,51 @@ let restoreCommand = Command(
         let (catalog, fallbacks) = try await place.openReading(withIdentities: true)
         defer { fallbacks.warn() }
         try catalog.checkIdentity(for: "a restore")
-        let joint: JointPlan
-        let planReport: PlanReport
-        if let request {
-            (joint, planReport) = try await makePlan(arguments, request: request, sources: into.map(\.0), catalog: catalog)
-        } else {
+        let ((joint, planReport), use) = try await Usage.protecting("restore", in: catalog, bases: { $0.0.bases }) {
+            if let request { return try await makePlan(arguments, request: request, sources: into.map(\.0), catalog: catalog) }
             let loader = PlanLoader(catalog: catalog, kinds: Registry.kinds)
             let (loaded, target) = try await loader.load(stored ?? "", sources: into.map(\.0))
-            joint = loaded
-            planReport = try await report(loaded, target: target, saved: stored, loader: loader)
+            return (loaded, try await report(loaded, target: target, saved: stored, loader: loader))
         }
-        show(planReport, joint.moment) { Output.note($0) }
-        for plan in joint.plans { try await catalog.proveIdentity(by: plan.base, in: plan.incarnation) }
-        let plans = into.compactMap { name, _ in joint.plans.first { $0.source == name } }
-        let reports = into.compactMap { name, _ in planReport.sources.first { $0.source == name } }
-        let progress = Progress()
-        defer { progress.end() }
-        var parts: [RestoreResult.Part] = []
-        for ((name, directory), (plan, report)) in zip(into, zip(plans, reports)) {
-            let kind = try Registry.kind(plan.incarnation.kind)
-            let order = RestoreOrder(
-                plan: plan, directory: directory, recover: recover, bindir: arguments["bindir"],
-                // PostgreSQL takes a per cent sign for its own.
-                fetchCommand: "\(shellQuoted(ownPath())) wal-fetch \(place.shellOptions)".replacing("%", with: "%%") + " --source \(name) %f %p", mappings: mappings, only: only)
-            let run = RestoreRun(catalog: catalog) { progress.show("\(name): \($0)", $1, $2) }
-            let done = try await run.run(order, with: kind.restoreTarget)
-            progress.end()
-            let part = RestoreResult.Part(
-                plan: report, directory: directory, steps: Dictionary(done.steps.map { ($0.name, $0.seconds) }, uniquingKeysWith: +),
-                facts: Dictionary(done.outcome.facts, uniquingKeysWith: { $1 }), warnings: done.outcome.warnings)
-            parts.append(part)
-            if !arguments.has("json") {
-                Output.line("\(name) is restored in \(directory)")
-                for step in done.steps { Output.line("  \(step.name): \(Output.oneDecimal(step.seconds)) s") }
-                for fact in done.outcome.facts { Output.line("  \(fact.0): \(fact.1)") }
-                for warning in part.warnings { Output.line("  warning: \(warning)") }
+        // What somebody recovers later goes on reading the archive.
+        let isRecoveredLater = recover == .none && joint.plans.contains { !$0.pieces.isEmpty }
+        return try await Usage.ending(use, keepingFor: isRecoveredLater ? Usage.recoverySeconds : nil) {
+            show(planReport, joint.moment) { Output.note($0) }
+            for plan in joint.plans { try await catalog.proveIdentity(by: plan.base, in: plan.incarnation) }
+            let plans = into.compactMap { name, _ in joint.plans.first { $0.source == name } }
+            let reports = into.compactMap { name, _ in planReport.sources.first { $0.source == name } }
+            let progress = Progress()
+            defer { progress.end() }
+            var parts: [RestoreResult.Part] = []
+            for ((name, directory), (plan, report)) in zip(into, zip(plans, reports)) {
+                let kind = try Registry.kind(plan.incarnation.kind)
+                let order = RestoreOrder(
+                    plan: plan, directory: directory, recover: recover, bindir: arguments["bindir"],
+                    // PostgreSQL takes a per cent sign for its own.
+                    fetchCommand: "\(shellQuoted(ownPath())) wal-fetch \(place.shellOptions)".replacing("%", with: "%%") + " --source \(name) %f %p", mappings: mappings, only: only)
+                let run = RestoreRun(catalog: catalog) { progress.show("\(name): \($0)", $1, $2) }
+                let done = try await run.run(order, with: kind.restoreTarget)
+                progress.end()
+                let part = RestoreResult.Part(
+                    plan: report, directory: directory, steps: Dictionary(done.steps.map { ($0.name, $0.seconds) }, uniquingKeysWith: +),
+                    facts: Dictionary(done.outcome.facts, uniquingKeysWith: { $1 }), warnings: done.outcome.warnings)
+                parts.append(part)
+                if !arguments.has("json") {
+                    Output.line("\(name) is restored in \(directory)")
+                    for step in done.steps { Output.line("  \(step.name): \(Output.oneDecimal(step.seconds)) s") }
+                    for fact in done.outcome.facts { Output.line("  \(fact.0): \(fact.1)") }
+                    for warning in part.warnings { Output.line("  warning: \(warning)") }
+                }
             }
+            let checked = try await crossChecking.run(
+                zip(into, plans).map { CrossChecking.Part(name: $0.0, directory: $0.1, plan: $1) }, recover: recover, bindir: arguments["bindir"],
+                target: joint.moment, catalog: catalog, progress: { progress.show($0, $1, $2) })
+            progress.end()
+            if arguments.has("json") { try Output.json(RestoreResult(target: planReport.target, parts: parts, crossChecks: checked, fallbacks: fallbacks.json)) } else {
+                for report in checked { Output.line(report.text()) }
+            }
+            return parts.contains { !$0.warnings.isEmpty } || checked.contains(where: \.hasLosses) ? 4 : 0
         }
-        let checked = try await crossChecking.run(
-            zip(into, plans).map { CrossChecking.Part(name: $0.0, directory: $0.1, plan: $1) }, recover: recover, bindir: arguments["bindir"],
-            target: joint.moment, catalog: catalog, progress: { progress.show($0, $1, $2) })
-        progress.end()
-        if arguments.has("json") { try Output.json(RestoreResult(target: planReport.target, parts: parts, crossChecks: checked, fallbacks: fallbacks.json)) } else {
-            for report in checked { Output.line(report.text()) }
-        }
-        return parts.contains { !$0.warnings.isEmpty } || checked.contains(where: \.hasLosses) ? 4 : 0
     }
 }
 

@@ -43,12 +43,12 @@ enum Registry {
 
     static func component(_ source: Configuration.Source, of configuration: Configuration) -> (kind: String, component: any Component) {
         switch source.kind {
-        case .postgres(let conninfo, let slot, _, _):
+        case .postgres(let conninfo, let slot, let ack, _):
             (
                 PostgresComponent.kind,
                 PostgresComponent(
                     name: source.name, conninfo: conninfo, slot: slot, stateDirectory: "\(configuration.state)/\(source.name)",
-                    tail: configuration.tail)
+                    tail: configuration.tail, ack: ack)
             )
         case .gitaly(let storage, let log, let spool, let prune, let fence):
             (

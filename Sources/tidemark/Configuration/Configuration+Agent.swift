@@ -1,16 +1,9 @@
 import ArchiveCore
+import Foundation
 import Planner
+import Runtime
 
 extension Configuration {
-    /// When bases are taken by themselves.
-    struct BaseSettings: Sendable, Hashable {
-        /// A cron expression; `nil`: never.
-        var schedule: String?
-        var zone = "UTC"
-        /// Seconds by which a start is put off at most.
-        var jitter = 0.0
-    }
-
     /// When PostgreSQL's slot is a danger, and what is done about it.
     struct SlotSettings: Sendable, Hashable {
         enum Policy: String, Sendable, CaseIterable { case hold, drop }
@@ -21,7 +14,7 @@ extension Configuration {
         var drop = 600.0
     }
 
-    enum LogFormat: String, Sendable, CaseIterable { case text, json }
+    typealias LogFormat = Log.Format
 
     /// One of a few words.
     static func choice<T: CaseIterable & RawRepresentable>(_ node: YAMLNode, _ key: String, text: Text, fail: Fail) throws(ArchiveError) -> T where T.RawValue == String {
@@ -50,13 +43,25 @@ extension Configuration {
     }
 
     /// `base: { schedule: "0 2 * * *", zone: Europe/Berlin, jitter: 10m }`
-    static func base(_ node: YAMLNode, fields: Fields, text: Text, fail: Fail) throws(ArchiveError) -> BaseSettings {
+    static func base(_ node: YAMLNode, fields: Fields, text: Text, fail: Fail) throws(ArchiveError) -> BasePolicy {
         let keys = try fields(node, ["schedule", "zone", "jitter"], "'base'")
-        var settings = BaseSettings()
-        if let node = keys["schedule"] { settings.schedule = try text(node, "schedule") }
-        if let node = keys["zone"] { settings.zone = try text(node, "zone") }
-        if let node = keys["jitter"] { settings.jitter = try duration(node, "jitter", 0...86_400, such: "10m", text: text, fail: fail) }
-        return settings
+        guard let schedule = keys["schedule"] else { throw fail(node.place, "'schedule' of 'base' is missing", "Write when bases are taken, such as schedule: \"0 2 * * *\".") }
+        var zone = TimeZone(secondsFromGMT: 0)!
+        if let node = keys["zone"] { zone = try Self.zone(node, text: text, fail: fail) }
+        let expression = try text(schedule, "schedule")
+        let cron: CronSchedule
+        do { cron = try CronSchedule(expression, zone: zone) } catch {
+            throw fail(schedule.place, "'schedule' is '\(expression)': \(error)", "Write minute, hour, day of the month, month and day of the week in quotes, such as \"0 2 * * *\", or @daily.")
+        }
+        var policy = BasePolicy(schedule: cron, jitter: 0)
+        if let node = keys["jitter"] { policy.jitter = try duration(node, "jitter", 0...86_400, such: "10m", text: text, fail: fail) }
+        return policy
+    }
+
+    static func zone(_ node: YAMLNode, text: Text, fail: Fail) throws(ArchiveError) -> TimeZone {
+        let name = try text(node, "zone")
+        guard let known = TimeZone(identifier: name) else { throw fail(node.place, "'\(name)' is not a time zone", "Name one such as Europe/Berlin or UTC.") }
+        return known
     }
 
     /// `keep: { window: 14d, bases: 2 }`
@@ -83,5 +88,12 @@ extension Configuration {
             settings.drop = try duration(node, "drop", 1...31_536_000, such: "10m", text: text, fail: fail)
         }
         return settings
+    }
+}
+
+extension Configuration.Source {
+    /// `nil` for a source that has none.
+    var slotGuard: Configuration.SlotSettings? {
+        if case .postgres(_, _, _, let settings) = kind { settings } else { nil }
     }
 }

@@ -71,11 +71,7 @@ extension Configuration {
                 return h * 60 + m
             }
             var zone = TimeZone(secondsFromGMT: 0)!
-            if let node = keys["zone"] {
-                let name = try text(node, "zone")
-                guard let known = TimeZone(identifier: name) else { throw fail(node.place, "'\(name)' is not a time zone", "Name one such as Europe/Berlin or UTC.") }
-                zone = known
-            }
+            if let node = keys["zone"] { zone = try Self.zone(node, text: text, fail: fail) }
             var days = Set(1...7)
             if let node = keys["days"] {
                 let value = try text(node, "days")

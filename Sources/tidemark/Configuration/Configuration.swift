@@ -2,25 +2,21 @@ import ArchiveCore
 import CrossCheck
 import DurableIO
 import Glibc
+import Notify
 import Planner
+import SourcePostgres
+import StatusServer
 import Store
 
 /// The configuration file, read and checked as a whole.
 struct Configuration: Sendable {
     enum GitalyLog: String, Sendable, CaseIterable { case wal, spool }
-    /// When PostgreSQL is told that log is safe.
-    enum Acknowledge: String, Sendable, CaseIterable {
-        /// When it is durable on the agent's disk.
-        case spool
-        /// When it is in the archive.
-        case archive
-    }
-    enum Kind: Sendable {
-        case postgres(conninfo: String, slot: String, ack: Acknowledge, slotGuard: SlotSettings)
+    enum Kind: Sendable, Hashable {
+        case postgres(conninfo: String, slot: String, ack: Acknowledgement, slotGuard: SlotSettings)
         case gitaly(storage: String, log: GitalyLog, spool: String?, prune: Bool, fence: Fence?)
     }
     /// Into which PostgreSQL's log a storage's fences go.
-    struct Fence: Sendable {
+    struct Fence: Sendable, Hashable {
         /// The PostgreSQL source's name in the archive.
         var anchor: String
         var conninfo: String
@@ -30,8 +26,8 @@ struct Configuration: Sendable {
     struct Source: Sendable {
         var name: String
         var kind: Kind
-        /// Its own schedule and retention, or those of all sources.
-        var base = BaseSettings()
+        /// Its own schedule and retention, or those of all sources. `nil`: bases are taken on demand only.
+        var base: BasePolicy?
         /// `nil`: everything is kept.
         var keep: KeepPolicy?
     }
@@ -53,7 +49,9 @@ struct Configuration: Sendable {
     /// Seconds of commits that may be lost at most.
     var objective = 5.0
     /// Where the agent's status server listens.
-    var listen: String?
+    var listen: ListenAddress?
+    /// Who is told of what happens.
+    var notify: [Recipient] = []
     var logFormat = LogFormat.text
     /// Queries that the cross-check after a restore asks beside GitLab's own, by source.
     var checks: [(source: String, query: CheckQuery)] = []
@@ -150,17 +148,19 @@ struct Configuration: Sendable {
         }
         if let node = top["listen"] {
             let value = try text(node, "listen")
-            guard let colon = value.lastIndex(of: ":"), colon != value.startIndex, let port = UInt16(value[value.index(after: colon)...]), port > 0
-            else { throw fail(node.place, "'listen' is '\(value)'", "Write an address and a port, such as 127.0.0.1:9187.") }
-            listen = value
+            guard let address = ListenAddress(value) else {
+                throw fail(node.place, "'listen' is '\(value)'", "Write an IP address and a port, such as 127.0.0.1:9187 or [::1]:9187; a name such as localhost is none.")
+            }
+            listen = address
         }
 
         if let node = top["rpo"] {
             let keys = try fields(node, ["objective"], of: "'rpo'")
             if let node = keys["objective"] { objective = try Self.duration(node, "objective", 0.1...31_536_000, such: "5s", text: text, fail: fail) }
         }
+        if let node = top["notify"] { notify = try Self.notify(node, fields: fields, text: text, fail: fail) }
         if let node = top["log"] { logFormat = try Self.choice(node, "log", text: text, fail: fail) }
-        let base = try top["base"].map { node throws(ArchiveError) in try Self.base(node, fields: fields, text: text, fail: fail) } ?? BaseSettings()
+        let base = try top["base"].map { node throws(ArchiveError) in try Self.base(node, fields: fields, text: text, fail: fail) }
         let keep = try top["keep"].map { node throws(ArchiveError) in try Self.keep(node, fields: fields, text: text, fail: fail) }
 
         guard let list = top["sources"] else { throw fail(root.place, "'sources' is missing", "See docs/configuration.md for an example.") }
@@ -208,7 +208,7 @@ struct Configuration: Sendable {
                     ?? "tidemark_" + name.lowercased().map { $0 == "-" ? "_" : String($0) }.joined()
                 guard slot.utf8.count <= 63, slot.utf8.allSatisfy({ c in (0x30...0x39).contains(c) || (0x61...0x7A).contains(c) || c == 0x5F })
                 else { throw fail(keys["slot"]?.place ?? place, "'\(slot)' is no name for a slot", "Use lower-case letters, digits and '_'.") }
-                let ack: Acknowledge = try keys["ack"].map { node throws(ArchiveError) in try Self.choice(node, "ack", text: text, fail: fail) } ?? .spool
+                let ack: Acknowledgement = try keys["ack"].map { node throws(ArchiveError) in try Self.choice(node, "ack", text: text, fail: fail) } ?? .spool
                 let slotGuard = try keys["slot_guard"].map { node throws(ArchiveError) in try Self.slotGuard(node, fields: fields, text: text, fail: fail) }
                 sources.append(
                     Source(name: name, kind: .postgres(conninfo: try required("conninfo"), slot: slot, ack: ack, slotGuard: slotGuard ?? SlotSettings())))
