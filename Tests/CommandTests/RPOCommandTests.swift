@@ -3,6 +3,7 @@ import ArchiveTesting
 import Catalog
 import DurableIO
 import Lag
+import Runtime
 import Store
 import Testing
 
