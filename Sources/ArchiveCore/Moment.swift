@@ -80,7 +80,12 @@ public struct Moment: RawRepresentable, Hashable, Comparable, Sendable, Codable,
         let (sum, over) = rawValue.addingReportingOverflow(nanoseconds)
         return Moment(rawValue: over ? (nanoseconds < 0 ? .min : .max) : sum)
     }
-    public func adding(seconds: Double) -> Moment { Moment(rawValue: rawValue + Int64(seconds * 1e9)) }
+    /// The sum; outside of the range of a moment, its end.
+    public func adding(seconds: Double) -> Moment {
+        // 2^63 itself is no `Int64` any more.
+        guard abs(seconds * 1e9) < 0x1p63 else { return seconds.isNaN ? self : Moment(rawValue: seconds < 0 ? .min : .max) }
+        return adding(nanoseconds: Int64(seconds * 1e9))
+    }
 }
 
 private struct Scanner {

@@ -11,10 +11,14 @@ enum LagSample {
     static func write(to directory: String, end: Moment) async throws {
         let start = end.adding(seconds: -7 * 86_400)
         let catalog = try await Catalog.create(in: FileStore(path: directory), at: start, version: "generator")
+        // Put together in memory: a week is 20,000 objects before that.
+        let draft = try await Catalog.create(in: MemoryStore(), at: start, version: "generator")
         for (name, kind, seed) in [("main", "postgres", 1 as UInt64), ("default", "gitaly", 2)] {
             let incarnation = IncarnationRecord(source: name, id: "7-0001", kind: kind, identity: "7", number: 1, created: start, facts: [:], reason: nil)
             try await catalog.record(incarnation)
-            for row in rows(seed: seed, kind: kind, from: start, to: end.adding(seconds: -40)) { try await catalog.record(row, of: name) }
+            for row in rows(seed: seed, kind: kind, from: start, to: end.adding(seconds: -40)) { try await draft.record(row, of: name) }
+            try await draft.compactLag(of: name, at: end)
+            try await draft.copyLag(of: name, to: catalog, at: end) { _, _ in }
             try await catalog.advanceWatermark(to: end.adding(seconds: -2), replacing: nil, totals: LogTotals(), of: incarnation)
             try await catalog.recordVerified(upTo: end.adding(seconds: -6 * 3600), contents: true, at: end.adding(seconds: -5 * 3600), of: incarnation)
         }
@@ -59,7 +63,7 @@ enum LagSample {
                 }
                 meter.proven(upTo: next)
             }
-            meter.sample([.received: .init(bytes: 0, seconds: 0), .synced: .init(bytes: 0, seconds: 0), .archived: .init(bytes: 18_432, seconds: 0.4)])
+            meter.sample([.received: .init(bytes: 0, seconds: 0), .synced: .init(bytes: 0, seconds: 0), .archived: .init(bytes: 18_432, seconds: 0.4)], at: next)
             time = next
         }
         return meter.takeRows(all: true)

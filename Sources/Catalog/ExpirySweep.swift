@@ -193,7 +193,7 @@ public struct ExpirySweep: Sendable {
         for branch in try await catalog.archivedBranches(of: history) { try await remove(ExpiryRecord.Log(incarnation: incarnation, branch: branch, before: nil)) }
         guard locked[incarnation] == nil else { return }
         // What was counted already is not counted again.
-        for folder in (isDry ? [] : ["chapters", "log", "gaps"]) + ["positions", "watermarks", "branches"] {
+        for folder in (isDry ? [] : ["chapters", "log", "gaps"]) + ["positions", "watermarks", "verified", "branches"] {
             try await removeAll(below: "\(folder)/\(source)/\(incarnation)/", "history \(incarnation)")
         }
         if !isDry { try await catalog.store.remove(ObjectKey(known: "sources/\(source)/\(incarnation).json")) }

@@ -26,8 +26,8 @@ public struct LagHistogram: Sendable, Hashable {
     public init?(buckets: [(Int, UInt64)], maximum: Double, sum: Double) {
         for (bucket, weight) in buckets {
             guard (0...Self.last).contains(bucket) else { return nil }
-            weights[bucket, default: 0] += weight
-            total += weight
+            weights[bucket, default: 0].add(weight)
+            total.add(weight)
         }
         self.maximum = maximum
         self.sum = sum
@@ -36,7 +36,7 @@ public struct LagHistogram: Sendable, Hashable {
     /// The bucket of a lag in seconds.
     public static func bucket(of seconds: Double) -> Int {
         guard seconds > 0.001 else { return 0 }
-        return min(last, Int((log2(seconds * 1000) * resolution).rounded(.up)))
+        return Int(min(Double(last), (log2(seconds * 1000) * resolution).rounded(.up)))
     }
 
     /// The longest lag that a bucket takes, in seconds.
@@ -45,15 +45,15 @@ public struct LagHistogram: Sendable, Hashable {
     public mutating func add(_ seconds: Double, weight: UInt64 = 1) {
         guard weight > 0 else { return }
         let seconds = max(0, seconds)
-        weights[Self.bucket(of: seconds), default: 0] += weight
-        total += weight
+        weights[Self.bucket(of: seconds), default: 0].add(weight)
+        total.add(weight)
         maximum = max(maximum, seconds)
         sum += seconds * Double(weight)
     }
 
     public static func += (a: inout LagHistogram, b: LagHistogram) {
-        for (bucket, weight) in b.weights { a.weights[bucket, default: 0] += weight }
-        a.total += b.total
+        for (bucket, weight) in b.weights { a.weights[bucket, default: 0].add(weight) }
+        a.total.add(b.total)
         a.maximum = max(a.maximum, b.maximum)
         a.sum += b.sum
     }
@@ -63,10 +63,10 @@ public struct LagHistogram: Sendable, Hashable {
     /// - Parameter share: 0 to 1.
     public func quantile(_ share: Double) -> Double? {
         guard total > 0 else { return nil }
-        let wanted = max(1, UInt64((share * Double(total)).rounded(.up)))
+        let wanted = max(1, UInt64(exactly: (share * Double(total)).rounded(.up)) ?? total)
         var seen: UInt64 = 0
         for (bucket, weight) in weights.sorted(by: { $0.key < $1.key }) {
-            seen += weight
+            seen.add(weight)
             if seen >= wanted { return min(Self.bound(of: bucket), maximum) }
         }
         return maximum
@@ -74,7 +74,18 @@ public struct LagHistogram: Sendable, Hashable {
 
     /// The weight of lags that are at most `seconds`, to the resolution of a bucket.
     public func weight(upTo seconds: Double) -> UInt64 {
-        weights.reduce(0) { $1.key <= Self.bucket(of: seconds) ? $0 + $1.value : $0 }
+        let bucket = Self.bucket(of: seconds)
+        var sum: UInt64 = 0
+        for (key, weight) in weights where key <= bucket { sum.add(weight) }
+        return sum
+    }
+}
+
+extension UInt64 {
+    /// Up to the greatest number, whatever a record says.
+    fileprivate mutating func add(_ other: UInt64) {
+        let (sum, over) = addingReportingOverflow(other)
+        self = over ? .max : sum
     }
 }
 

@@ -18,13 +18,15 @@ public struct LagMeter: Sendable {
     private var given: [Given] = []
     /// Everything up to here is accounted for.
     private var settled: Moment?
-    /// When the present attempt to archive began.
+    /// When the first attempt to archive began.
     private var begun = Moment(rawValue: .min)
     /// When storing and reaching the source failed last.
     private var failures: [Miss.Cause: Moment] = [:]
     /// A hole in the log that no base lies behind: nothing after this time can be restored.
     private var gap: Moment?
     private var current: LagRow?
+    /// Commits that were archived while there was no row.
+    private var rowless = LagHistogram()
     private var closed: [LagRow] = []
 
     public init(objective: Double) { self.objective = objective }
@@ -33,10 +35,10 @@ public struct LagMeter: Sendable {
 
     /// An attempt to archive begins.
     ///
-    /// - Parameter proven: everything committed up to this time is archived; `nil`: nothing is.
+    /// - Parameter proven: everything committed up to this time is archived, or was accounted for by an earlier meter; `nil`: nothing is.
     public mutating func begin(at now: Moment, proven: Moment?) {
         given = []
-        begun = now
+        if settled == nil { begun = now }
         let start = proven ?? now
         guard let before = settled, before >= start else {
             // What lies between was archived by somebody who told nobody when.
@@ -64,7 +66,8 @@ public struct LagMeter: Sendable {
         }
         guard let oldest = commits.min() else { return }
         settle(to: now, oldest: min(oldest, now), waited: waited)
-        for commit in commits { current?.commits.add(now - commit) }
+        for commit in commits { rowless.add(now - commit) }
+        giveToRow()
     }
 
     /// Everything committed up to `time` is archived.
@@ -86,8 +89,9 @@ public struct LagMeter: Sendable {
     }
 
     /// What the stages lack at this moment.
-    public mutating func sample(_ backlogs: [LagRow.Stage: LagRow.Backlog]) {
-        guard current != nil else { return }
+    public mutating func sample(_ backlogs: [LagRow.Stage: LagRow.Backlog], at now: Moment) {
+        // While nothing is settled, the row at hand is one of long ago.
+        guard let end = current?.end, now - end <= 60 else { return }
         current?.last = backlogs
         for (stage, backlog) in backlogs {
             let worst = current?.worst[stage] ?? .init(bytes: nil, seconds: 0)
@@ -98,6 +102,9 @@ public struct LagMeter: Sendable {
     // MARK: What is known
 
     public var isMended: Bool { gap == nil }
+
+    /// Everything up to this moment is accounted for; `nil` before the first attempt.
+    public var accountedUpTo: Moment? { settled }
 
     /// What was given out and is not archived: its bytes, and the age of its oldest commit in seconds.
     public func waiting(at now: Moment) -> LagRow.Backlog {
@@ -121,13 +128,20 @@ public struct LagMeter: Sendable {
         guard let settled else { return account(to: now, oldest: oldest, cause: .load) }
         let start = max(settled, oldest)
         if gap != nil { return account(to: now, oldest: oldest, cause: .gap) }
-        // What happened before this attempt was nobody's doing; unless it was tried before, and failed.
+        // What happened before the first attempt was nobody's doing.
         let failed = failures.filter { $0.value >= start }.max { $0.value < $1.value }?.key
         if start < begun, begun < now {
-            account(to: begun, oldest: oldest, cause: failed ?? .agent)
+            account(to: begun, oldest: oldest, cause: .agent)
             return account(to: now, oldest: oldest, cause: failed ?? .agent)
         }
         account(to: now, oldest: oldest, cause: failed ?? (waited > (now - oldest) / 2 ? .store : .load))
+    }
+
+    /// Commits wait for a row where the last one is full, and time does not go on: a source's clock may be ahead of ours.
+    private mutating func giveToRow() {
+        guard current != nil else { return }
+        current?.commits += rowless
+        rowless = LagHistogram()
     }
 
     /// Accounts for the time up to `end`: before `oldest` the archive lacked nothing.
@@ -145,6 +159,7 @@ public struct LagMeter: Sendable {
             var row = current ?? LagRow(start: at, end: at, objective: objective)
             row.add(to: next, oldest: oldest, objective: objective, cause: cause)
             current = row
+            if next == end { giveToRow() }
             at = next
             if next == border { close() }
         }

@@ -20,7 +20,7 @@ extension LagRow {
             case 1: version = try value.number("version")
             case 2:
                 let row = try LagRow(decoding: value.bytes("row"))
-                guard row.start < row.end, rows.last.map({ $0.end <= row.start }) ?? true else { throw WireError(offset: 0, reason: "rows are out of order") }
+                guard row.start.rawValue >= 0, row.start < row.end, rows.last.map({ $0.end <= row.start }) ?? true else { throw WireError(offset: 0, reason: "rows are out of order") }
                 rows.append(row)
             default: continue
             }

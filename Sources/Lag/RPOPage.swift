@@ -26,24 +26,29 @@ public struct RPOPage {
             <h1>How much could have been lost</h1>
             <p class="meta">\(escaped(report.archive))<br>\(RPOWords.time(report.from)) to \(RPOWords.time(report.to)) · objective <b>\(RPOWords.duration(report.objective))</b></p>
             </header>
-            <section class="cards" aria-label="Now">
+            <h2>Not in the archive at \(RPOWords.time(report.to))</h2>
+            <section class="cards">
             \(entries.map { card($0) }.joined(separator: "\n"))
             </section>
             \(silences())
             <h2>From commit to archive</h2>
             \(distribution(entries))
-            \(report.sources.filter { $0.measured > 0 }.map { chart($0) }.joined(separator: "\n"))
+            \(report.sources.filter { $0.measured > 0 }.enumerated().map { chart($1, number: $0) }.joined(separator: "\n"))
             <h2>Worst moments</h2>
             \(worst())
-            <h2>On its way now</h2>
+            <h2>On its way at the end</h2>
             \(stages(entries))
             <footer>Made \(RPOWords.time(report.created)) from what agents recorded in the archive. A lag is the time from a commit to the moment from which on it can be restored; \
-            quantiles are rounded up by at most 9 %. Hatched time was not measured.</footer>
+            quantiles are rounded up by at most 9 %. Hatched time was not measured. Times are UTC.\(estimate)</footer>
             </main>
             </body>
             </html>
 
             """
+    }
+
+    private var estimate: String {
+        report.whole.isEstimate ? " The agents recorded by another objective: how long this one was missed is estimated from histograms." : ""
     }
 
     // MARK: Parts
@@ -52,33 +57,31 @@ public struct RPOPage {
 
     /// Good, not measured, or missed: also told in words, never by colour alone.
     private func judgement(_ entry: RPOReport.Entry) -> (style: String, words: String) {
-        if entry.isSilent { return ("bad", "nobody archives it") }
+        if entry.isSilent { return ("bad", entry.recordedUpTo.map { "nothing recorded since \(RPOWords.time($0))" } ?? "nothing was ever recorded") }
         guard let lag = entry.current[.archived] else { return ("unknown", "not known") }
-        return lag.seconds > report.objective ? ("bad", "objective missed") : ("good", "within the objective")
+        if lag.seconds > report.objective { return entry.isBound ? ("unknown", "at most; not measured any more") : ("bad", "beyond the objective") }
+        return ("good", "within the objective")
     }
 
     private func card(_ entry: RPOReport.Entry) -> String {
         let (style, words) = judgement(entry)
         let share = entry.withinObjective
-        let figure = entry.current[.archived].map { (entry.isSilent ? "≤ " : "") + RPOWords.duration($0.seconds) } ?? "–"
+        let figure = entry.current[.archived].map { lag in (entry.isBound ? "≤ " : "") + (lag.seconds == 0 ? "0 s" : RPOWords.duration(lag.seconds)) } ?? "–"
         return """
             <article class="card \(style)">
             <h3>\(name(entry))</h3>
             <p class="figure">\(figure)</p>
             <p class="state">\(words)</p>
             \(share.map { share in """
-                <div class="bar" role="img" aria-label="\(RPOWords.share(share)) of the measured time within the objective"><span style="width:\(percent(share))%"></span></div>
-                <p class="small">\(RPOWords.share(share)) of the measured time within the objective</p>
+                <div class="bar" role="img" aria-label="\(RPOWords.within(entry)) of the measured time within the objective"><span style="width:\(percent(share))%"></span></div>
+                <p class="small">\(RPOWords.within(entry)) of the measured time within the objective</p>
                 """ } ?? "<p class=\"small\">nothing was measured in this period</p>")
             </article>
             """
     }
 
     private func silences() -> String {
-        report.sources.filter(\.isSilent).map { entry in
-            "<p class=\"alarm\"><b>\(name(entry))</b>: no agent has recorded anything \(entry.recordedUpTo.map { "since \(RPOWords.time($0))" } ?? "yet"). "
-                + "All that was committed since \(entry.archivedUpTo.map { RPOWords.time($0) } ?? "then") may be lost.</p>"
-        }.joined(separator: "\n")
+        report.sources.filter(\.isSilent).map { "<p class=\"alarm\"><b>\(name($0))</b>: \(RPOWords.silence($0))</p>" }.joined(separator: "\n")
     }
 
     private func distribution(_ entries: [RPOReport.Entry]) -> String {
@@ -88,7 +91,7 @@ public struct RPOPage {
         }
         let rows = entries.map { entry in
             "<tr><th scope=\"row\">\(name(entry))</th><td>\(RPOWords.count(entry.commits))</td>\(time(entry.p50))\(time(entry.p95))\(time(entry.p99))\(time(entry.max))"
-                + "<td>\(entry.withinObjective.map { RPOWords.share($0) } ?? "–")</td><td>\(RPOWords.share(entry.measured / max(report.to - report.from, 0.001)))</td></tr>"
+                + "<td>\(RPOWords.within(entry))</td><td>\(RPOWords.share(entry.measured / max(report.to - report.from, 0.001)))</td></tr>"
         }
         return table(["", "Commits", "p50", "p95", "p99", "Max", "Within objective", "Measured"], rows)
     }
@@ -96,10 +99,10 @@ public struct RPOPage {
     private func worst() -> String {
         guard !report.whole.worst.isEmpty else { return "<p>\(report.whole.measured > 0 ? "The objective was never missed while it was measured." : "Nothing was measured in this period.")</p>" }
         return table(
-            ["At stake", "From", "For", "Source", "Because"],
+            ["At stake", "From", "For", "Source", "Because"], isText: true,
             report.whole.worst.map {
-                "<tr><th scope=\"row\">\(RPOWords.duration($0.miss.worst))</th><td>\(RPOWords.time($0.miss.start))</td><td>\(RPOWords.duration($0.miss.end - $0.miss.start))</td>"
-                    + "<td>\(escaped($0.source))</td><td class=\"text\">\(RPOWords.cause($0.miss.cause))</td></tr>"
+                "<tr><th scope=\"row\">\(RPOWords.duration($0.miss.worst))</th><td class=\"text\">\(RPOWords.time($0.miss.start))</td>"
+                    + "<td class=\"text\">\(RPOWords.duration($0.miss.end - $0.miss.start))</td><td class=\"text\">\(escaped($0.source))</td><td class=\"text\">\(RPOWords.cause($0.miss.cause))</td></tr>"
             })
     }
 
@@ -108,19 +111,22 @@ public struct RPOPage {
             [""] + LagRow.Stage.allCases.map { RPOWords.stage($0).capitalizedFirst },
             entries.map { entry in
                 "<tr><th scope=\"row\">\(name(entry))</th>"
-                    + LagRow.Stage.allCases.map { "<td>\(RPOWords.backlog(entry.current[$0], atMost: entry.isSilent && $0 == .archived))</td>" }.joined() + "</tr>"
+                    + LagRow.Stage.allCases.map { "<td>\(RPOWords.backlog(entry.current[$0], atMost: entry.isBound || $0 == .verified))</td>" }.joined() + "</tr>"
             })
     }
 
-    private func table(_ head: [String], _ rows: [String]) -> String {
-        "<div class=\"scroll\"><table>\n<thead><tr>\(head.map { $0.isEmpty ? "<td></td>" : "<th scope=\"col\"\($0 == "Because" ? " class=\"text\"" : "")>\($0)</th>" }.joined())</tr></thead>\n<tbody>\n\(rows.joined(separator: "\n"))\n</tbody>\n</table></div>"
+    /// - Parameter isText: columns are words, not figures.
+    private func table(_ head: [String], isText: Bool = false, _ rows: [String]) -> String {
+        let style = isText ? " class=\"text\"" : ""
+        let heads = head.map { $0.isEmpty ? "<td></td>" : "<th scope=\"col\"\(style)>\($0)</th>" }
+        return "<div class=\"scroll\"><table>\n<thead><tr>\(heads.joined())</tr></thead>\n<tbody>\n\(rows.joined(separator: "\n"))\n</tbody>\n</table></div>"
     }
 
     // MARK: Chart
 
     private static let size = (width: 960.0, height: 240.0, left: 64.0, right: 16.0, top: 14.0, bottom: 26.0)
 
-    private func chart(_ entry: RPOReport.Entry) -> String {
+    private func chart(_ entry: RPOReport.Entry, number: Int) -> String {
         let s = Self.size
         let (width, height) = (s.width - s.left - s.right, s.height - s.top - s.bottom)
         let scale = LagScale(top: max(report.objective * 2, entry.chart.compactMap(\.max).max() ?? 0, entry.max ?? 0) * 1.2)
@@ -135,7 +141,7 @@ public struct RPOPage {
         for (i, point) in entry.chart.enumerated() {
             let lacking = 1 - point.measured / max(point.end - point.start, 0.001)
             guard lacking > 0.02 else { continue }
-            drawing += "<rect fill=\"url(#hatch)\" x=\"\(x(Double(i)))\" y=\"\(fixed(s.top))\" width=\"\(fixed(width / n * lacking))\" height=\"\(fixed(height))\"/>"
+            drawing += "<rect fill=\"url(#hatch-\(number))\" x=\"\(x(Double(i)))\" y=\"\(fixed(s.top))\" width=\"\(fixed(width / n * lacking))\" height=\"\(fixed(height))\"/>"
         }
         // The worst age of each piece of time, as a bar; brighter where it was beyond the objective.
         for (i, point) in entry.chart.enumerated() {
@@ -145,20 +151,35 @@ public struct RPOPage {
         }
         drawing += path(entry.chart.map(\.p99), "p99", x, y) + path(entry.chart.map(\.p50), "p50", x, y)
         drawing += "<line class=\"objective\" x1=\"\(fixed(s.left))\" x2=\"\(fixed(s.width - s.right))\" y1=\"\(y(report.objective))\" y2=\"\(y(report.objective))\"/>"
-        for (share, anchor) in [(0.0, "start"), (0.5, "middle"), (1, "end")] {
-            let time = report.from.adding(seconds: (report.to - report.from) * share)
-            drawing += "<text class=\"label\" x=\"\(fixed(s.left + width * share))\" y=\"\(fixed(s.height - 6))\" text-anchor=\"\(anchor)\">\(RPOWords.time(time).dropLast(4))</text>"
+        for (time, label) in RPOTicks.between(report.from, report.to) {
+            let at = fixed(s.left + width * ((time - report.from) / max(report.to - report.from, 0.001)))
+            drawing += "<line class=\"tick\" x1=\"\(at)\" x2=\"\(at)\" y1=\"\(fixed(s.height - s.bottom))\" y2=\"\(fixed(s.height - s.bottom + 4))\"/>"
+            drawing += "<text class=\"label\" x=\"\(at)\" y=\"\(fixed(s.height - 6))\" text-anchor=\"middle\">\(label)</text>"
         }
         let words = "Lag of \(name(entry)): median \(entry.p50.map { RPOWords.duration($0) } ?? "unknown"), 99 % within \(entry.p99.map { RPOWords.duration($0) } ?? "unknown"), worst age \(entry.chart.compactMap(\.max).max().map { RPOWords.duration($0) } ?? "unknown")."
         return """
             <figure>
             <figcaption><h3>\(name(entry))</h3><span class="key"><i class="k-p50"></i>p50 <i class="k-p99"></i>p99 <i class="k-max"></i>oldest commit lacking <i class="k-obj"></i>objective</span></figcaption>
             <svg viewBox="0 0 \(fixed(s.width)) \(fixed(s.height))" role="img" aria-label="\(words)"><title>\(words)</title>
-            <defs><pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><line class="hatch" x1="0" y1="0" x2="0" y2="6"/></pattern></defs>
+            <defs><pattern id="hatch-\(number)" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><line class="hatch" x1="0" y1="0" x2="0" y2="6"/></pattern></defs>
             \(drawing)
             </svg>
+            <details><summary>The same in figures</summary>
+            \(figures(entry))
+            </details>
             </figure>
             """
+    }
+
+    /// The chart's points as a table, for whoever cannot see it.
+    private func figures(_ entry: RPOReport.Entry) -> String {
+        func cell(_ seconds: Double?) -> String { "<td>\(seconds.map { RPOWords.duration($0) } ?? "–")</td>" }
+        return table(
+            ["From", "p50", "p99", "Oldest commit lacking", "Measured"],
+            entry.chart.map { point in
+                "<tr><th scope=\"row\">\(RPOWords.time(point.start))</th>\(cell(point.p50))\(cell(point.p99))\(cell(point.max))"
+                    + "<td>\(RPOWords.share(point.measured / max(point.end - point.start, 0.001)))</td></tr>"
+            })
     }
 
     /// A line through what is known, broken where it is not.
@@ -204,7 +225,7 @@ public struct RPOPage {
 
         :root { --paper:#f7f8fa; --card:#fff; --ink:#1a2230; --soft:#5b6677; --line:#dfe4ea; --good:#0f7b54; --bad:#b3261e; --unknown:#6b7280; --p50:#0b6bcb; --p99:#7a3fb8; --max:#b9d3ee; --over:#f0a39c; --bar:#e5e9ef; }
         @media (prefers-color-scheme: dark) { :root { --paper:#11151b; --card:#1a2029; --ink:#e7ebf0; --soft:#9aa6b5; --line:#2c3540; --good:#4cc38a; --bad:#ff8a80; --unknown:#9aa6b5; --p50:#62b0ff; --p99:#c79bff; --max:#2b4560; --over:#7d3a36; --bar:#2c3540; } }
-        @media print { :root { --paper:#fff; --card:#fff; --ink:#000; --soft:#444; --line:#bbb; --good:#0f7b54; --bad:#b3261e; --unknown:#555; --p50:#0b6bcb; --p99:#7a3fb8; --max:#c9ddf2; --over:#f0a39c; --bar:#ddd; } * { -webkit-print-color-adjust:exact; print-color-adjust:exact; } figure, .card, tr { break-inside:avoid; } h2 { break-after:avoid; } main { padding:0 !important; max-width:none !important; } }
+        @media print { body { font-size:11px !important; } .scroll { overflow:visible !important; } th, td { padding:5px 8px !important; } h1 { font-size:22px; } .figure { font-size:22px !important; } :root { --paper:#fff; --card:#fff; --ink:#000; --soft:#444; --line:#bbb; --good:#0f7b54; --bad:#b3261e; --unknown:#555; --p50:#0b6bcb; --p99:#7a3fb8; --max:#c9ddf2; --over:#f0a39c; --bar:#ddd; } * { -webkit-print-color-adjust:exact; print-color-adjust:exact; } details { display:none; } figure, .card, tr { break-inside:avoid; } h2 { break-after:avoid; } main { padding:0 !important; max-width:none !important; } }
         * { box-sizing:border-box; }
         body { margin:0; background:var(--paper); color:var(--ink); font:15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
         main { max-width:1040px; margin:0 auto; padding:32px 24px 48px; }
@@ -213,22 +234,22 @@ public struct RPOPage {
         h2 { margin:34px 0 10px; font-size:18px; }
         h3 { margin:0; font-size:15px; font-weight:600; overflow-wrap:anywhere; }
         .meta { margin:0; color:var(--soft); overflow-wrap:anywhere; }
-        .cards { display:grid; grid-template-columns:repeat(auto-fit, minmax(230px, 1fr)); gap:14px; margin-top:22px; }
+        .cards { display:grid; grid-template-columns:repeat(auto-fit, minmax(230px, 1fr)); gap:14px; }
         .card { background:var(--card); border:1px solid var(--line); border-top:4px solid var(--unknown); border-radius:8px; padding:14px 16px; }
         .card.good { border-top-color:var(--good); } .card.bad { border-top-color:var(--bad); }
         .figure { margin:4px 0 0; font-size:30px; font-weight:650; line-height:1.2; font-variant-numeric:tabular-nums; }
         .state { margin:0 0 10px; color:var(--unknown); } .good .state { color:var(--good); } .bad .state { color:var(--bad); }
-        .bar { height:6px; border-radius:3px; background:var(--bar); overflow:hidden; } .bar span { display:block; height:100%; background:var(--good); }
+        .bar { height:6px; border-radius:3px; background:var(--bad); overflow:hidden; } .bar span { display:block; height:100%; background:var(--good); }
         .small { margin:6px 0 0; font-size:13px; color:var(--soft); }
         .alarm { margin:14px 0 0; padding:10px 14px; border-left:4px solid var(--bad); background:var(--card); }
         .scroll { overflow-x:auto; background:var(--card); border:1px solid var(--line); border-radius:8px; }
         table { border-collapse:collapse; width:100%; font-variant-numeric:tabular-nums; }
         th, td { padding:8px 14px; text-align:right; white-space:nowrap; border-bottom:1px solid var(--line); } tbody tr:last-child > * { border-bottom:0; }
-        thead th { color:var(--soft); font-weight:500; font-size:13px; } th[scope=row] { text-align:left; font-weight:600; white-space:normal; overflow-wrap:anywhere; min-width:7em; } thead th:first-child { text-align:left; } .text { text-align:left; } td.text { white-space:normal; min-width:14em; } td.over { color:var(--bad); font-weight:600; }
+        thead th { color:var(--soft); font-weight:500; font-size:13px; } th[scope=row] { text-align:left; font-weight:600; white-space:normal; overflow-wrap:anywhere; min-width:7em; } thead th:first-child { text-align:left; } th.text, td.text { text-align:left; } td.text:last-child { white-space:normal; min-width:14em; } td.over { color:var(--bad); font-weight:600; }
         figure { margin:18px 0 0; background:var(--card); border:1px solid var(--line); border-radius:8px; padding:12px 16px 6px; }
         figcaption { display:flex; flex-wrap:wrap; justify-content:space-between; gap:4px 16px; }
         .key { font-size:13px; color:var(--soft); } .key i { display:inline-block; width:14px; height:3px; margin:0 4px 3px 10px; vertical-align:middle; } .key .k-max { height:10px; background:var(--max); } .k-p50 { background:var(--p50); } .k-p99 { background:var(--p99); } .k-obj { background:var(--bad); }
-        svg { display:block; width:100%; height:auto; margin-top:6px; } .grid { stroke:var(--line); } .label { fill:var(--soft); font-size:12px; } .hatch { stroke:var(--soft); stroke-width:1.4; opacity:.55; }
+        svg { display:block; width:100%; height:auto; margin-top:6px; } .grid, .tick { stroke:var(--line); } details { margin:4px 0 6px; font-size:13px; color:var(--soft); } summary { cursor:pointer; } details .scroll { margin-top:6px; max-height:320px; overflow-y:auto; } .label { fill:var(--soft); font-size:12px; } .hatch { stroke:var(--soft); stroke-width:1.4; opacity:.55; }
         .max { fill:var(--max); } .max.over { fill:var(--over); } .p50, .p99 { fill:none; stroke-width:1.8; stroke-linejoin:round; } .p50 { stroke:var(--p50); } .p99 { stroke:var(--p99); } .objective { stroke:var(--bad); stroke-dasharray:5 4; }
         footer { margin-top:30px; color:var(--soft); font-size:13px; }
 

@@ -7,11 +7,11 @@ public struct RPOReport: Sendable, Codable {
         /// The source's name; `nil`: all sources together.
         public var source: String?
         public var kind: String?
-        /// What is behind now, by stage.
+        /// What is behind at the period's end, by stage.
         public var current: [LagRow.Stage: LagRow.Backlog]
         /// Everything committed up to this time is archived.
         public var archivedUpTo: Moment?
-        /// The newest time that the agent recorded anything; what came later is not known.
+        /// Up to when an agent recorded what it measured; what came later is not known.
         public var recordedUpTo: Moment?
         /// Commits that were archived within the period.
         public var commits: UInt64
@@ -22,13 +22,18 @@ public struct RPOReport: Sendable, Codable {
         public var max: Double?
         /// The share of measured time in which no more than the objective would have been lost, 0 to 1; `nil` where nothing was measured.
         public var withinObjective: Double?
-        /// Seconds of the period that were measured.
+        /// Whether rows were made for another objective: `withinObjective` comes from their histograms, and is, for all sources together, the
+        /// least that it can have been.
+        public var isEstimate: Bool
+        /// Seconds of the period that were measured; of all together, those of which it is known whether the objective was met.
         public var measured: Double
         /// The ten worst, the worst first.
         public var worst: [NamedMiss]
         /// The period in equal pieces, oldest first.
         public var chart: [Point]
-        /// Whether nobody has recorded anything for a while: then `current` is the most that can be lacking.
+        /// Whether `current` is the most that can be lacking, as nothing newer than the watermark is known.
+        public var isBound = false
+        /// Whether, besides, the watermark is old: no agent seems to be at work.
         public var isSilent = false
     }
 

@@ -28,6 +28,18 @@ public enum RPOWords {
         return digits.isEmpty ? "\(whole) %" : "\(whole).\(digits) %"
     }
 
+    /// How much of the measured time was within the objective.
+    public static func within(_ entry: RPOReport.Entry, unicode: Bool = true) -> String {
+        guard let share = entry.withinObjective else { return unicode ? "–" : "-" }
+        return (entry.isEstimate ? (unicode ? "≥ " : ">= ") : "") + self.share(share)
+    }
+
+    /// Why nothing is known of the present.
+    public static func silence(_ entry: RPOReport.Entry) -> String {
+        "no agent has recorded anything \(entry.recordedUpTo.map { "since \(time($0))" } ?? "yet"). "
+            + (entry.archivedUpTo.map { "All that was committed since \(time($0)) may be lost." } ?? "Nothing of it is known to be archived.")
+    }
+
     public static func cause(_ cause: Miss.Cause) -> String {
         switch cause {
         case .store: "the store was slow or failed"
@@ -96,11 +108,8 @@ public struct RPOText {
             "RPO of \(printable(report.archive))",
             "\(RPOWords.time(report.from)) to \(RPOWords.time(report.to)), objective \(RPOWords.duration(report.objective))", "",
         ]
-        lines += table([["", "not archived now", "commits", "p50", "p95", "p99", "max", "within objective", "measured"]] + entries(report).map { row(of: $0, in: report) })
-        for entry in report.sources where entry.isSilent {
-            let since = entry.recordedUpTo.map { "since \(RPOWords.time($0))" } ?? "yet"
-            lines += ["", "'\(printable(entry.source ?? ""))': no agent has recorded anything \(since). All that was committed since \(entry.archivedUpTo.map { RPOWords.time($0) } ?? "then") may be lost."]
-        }
+        lines += table([["", "not archived", "commits", "p50", "p95", "p99", "max", "within objective", "measured"]] + entries(report).map { row(of: $0, in: report) })
+        for entry in report.sources where entry.isSilent { lines += ["", "'\(printable(entry.source ?? ""))': \(RPOWords.silence(entry))"] }
         for entry in report.sources where entry.measured > 0 {
             lines += ["", "Age of the oldest commit that the archive lacked: \(printable(entry.source ?? ""))"]
             lines += chart(entry.chart, objective: report.objective)
@@ -121,8 +130,8 @@ public struct RPOText {
     private func row(of entry: RPOReport.Entry, in report: RPOReport) -> [String] {
         func time(_ seconds: Double?) -> String { seconds.map { RPOWords.duration($0) } ?? dash }
         return [
-            printable(entry.source ?? "all"), RPOWords.backlog(entry.current[.archived], atMost: entry.isSilent), RPOWords.count(entry.commits), time(entry.p50), time(entry.p95),
-            time(entry.p99), time(entry.max), entry.withinObjective.map { RPOWords.share($0) } ?? dash, RPOWords.share(entry.measured / max(report.to - report.from, 0.001)),
+            printable(entry.source ?? "all"), RPOWords.backlog(entry.current[.archived], atMost: entry.isBound), RPOWords.count(entry.commits), time(entry.p50), time(entry.p95),
+            time(entry.p99), time(entry.max), RPOWords.within(entry, unicode: isUnicode), RPOWords.share(entry.measured / max(report.to - report.from, 0.001)),
         ]
     }
 

@@ -58,26 +58,29 @@ public struct ExpiryRun: Sendable {
         self.progress = progress
     }
 
-    /// - Parameter policies: by source; of others nothing is removed.
-    public func run(_ policies: [String: KeepPolicy], apply: Bool) async throws -> [ExpiryReport] {
+    /// - Parameters:
+    ///   - policies: by source; of others nothing is removed.
+    ///   - others: where nothing is applied to a copy, what was found to go from the primary: it is taken for gone.
+    public func run(_ policies: [String: KeepPolicy], apply: Bool, after others: [ExpiryReport] = []) async throws -> [ExpiryReport] {
         if apply {
             try await finishInterrupted(policies)
-            try await loader.tidy(now: clock(), sources: Set(policies.keys))
+            try await loader.tidy(now: clock(), policies: policies)
         }
         let known = Set(try await catalog.sources())
         var reports: [ExpiryReport] = []
         for (source, policy) in policies.sorted(by: { $0.key < $1.key }) where known.contains(source) {
-            reports.append(try await expire(source, policy, apply: apply))
+            reports.append(try await expire(source, policy, apply: apply, after: others.first { $0.plan.source == source && !$0.isApplied }))
         }
         return reports
     }
 
     // MARK: One source
 
-    private func expire(_ source: String, _ policy: KeepPolicy, apply: Bool) async throws -> ExpiryReport {
+    private func expire(_ source: String, _ policy: KeepPolicy, apply: Bool, after other: ExpiryReport?) async throws -> ExpiryReport {
         let now = clock()
         var view = try await loader.view(of: source)
-        let limits = try await primaryLimits(of: source)
+        var limits = try await primaryLimits(of: source)
+        if let other { limits.assume(other.plan) }
         let first = try await plan(&view, policy, limits, now)
         var announced = first.record(id: now.identifier, at: now, host: owner.host, process: owner.process)
         announced.limit(by: limits)
@@ -176,6 +179,24 @@ struct PrimaryLimits: Sendable {
     var bases: Set<BaseReference> = []
     /// By history and branch the first piece.
     var pieces: [String: [UInt32: String]] = [:]
+
+    /// Takes what a plan lets go for gone.
+    mutating func assume(_ plan: RetentionPlan) {
+        bases.subtract(plan.removed.map(\.reference))
+        for id in plan.removedHistories {
+            incarnations.remove(id)
+            pieces[id] = nil
+        }
+        for (id, fates) in plan.log {
+            for (branch, fate) in fates {
+                switch fate {
+                case .all: break
+                case .from(let piece): if let first = pieces[id]?[branch] { pieces[id]?[branch] = max(first, piece) }
+                case .none: pieces[id]?[branch] = nil
+                }
+            }
+        }
+    }
 }
 
 extension ExpiryRecord {

@@ -13,6 +13,8 @@ public struct RetentionLoader: Sendable {
 
     /// Days for which a saved plan keeps its bases.
     public static let planDays = 7.0
+    /// Days for which the history of the lag stays, or as long as the window where that is longer.
+    private static let lagDays = 400.0
     /// Times that the log of a base is gone through anew when an agent replaced tails meanwhile.
     private static let attempts = 5
 
@@ -108,7 +110,7 @@ public struct RetentionLoader: Sendable {
     private func hasLog(_ base: BaseRecord, in incarnation: IncarnationRecord, along path: BranchPath, _ kind: any ComponentKind) async throws -> Bool {
         let windows: [LogSpan]
         do { windows = try await catalog.spans(of: base, in: incarnation) } catch let error as ArchiveError
-            where [.objectDamaged, .objectMissing, .keyMissing, .keyWrong].contains(error.code)
+            where error.code == .objectDamaged || error.code == .objectMissing
         { return false }
         let ranges = Dictionary(windows.map { ($0.stream, $0.start..<max($0.start, $0.end)) }, uniquingKeysWith: { a, _ in a })
         for attempt in 1... {
@@ -148,13 +150,14 @@ public struct RetentionLoader: Sendable {
         return found
     }
 
-    /// Removes holds, uses and plans whose time is over.
-    func tidy(now: Moment, sources: Set<String>) async throws {
+    /// Removes holds, uses, plans and history of the lag whose time is over.
+    func tidy(now: Moment, policies: [String: KeepPolicy]) async throws {
+        for (source, policy) in policies { try await catalog.removeLagHistory(of: source, before: now.adding(seconds: -max(policy.window, Self.lagDays * 86_400))) }
         for hold in try await catalog.holds() where hold.until.map({ $0 <= now }) ?? false { _ = try await catalog.releaseHold(hold.id) }
         // A use may be renewed late: it is gone for good an hour after its time only.
         for use in try await catalog.uses() where now - use.expires > 3600 { try await catalog.removeUse(use.id) }
         let loader = PlanLoader(catalog: catalog, kinds: kinds)
-        for plan in try await loader.storedPlans() where now - plan.created >= Self.planDays * 86_400 && plan.bases.allSatisfy({ sources.contains($0.source) }) {
+        for plan in try await loader.storedPlans() where now - plan.created >= Self.planDays * 86_400 && plan.bases.allSatisfy({ policies[$0.source] != nil }) {
             try await loader.removePlan(plan.id)
         }
     }

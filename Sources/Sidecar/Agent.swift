@@ -24,6 +24,9 @@ public actor SourceKeeper {
         self.output = output
     }
 
+    /// Returns when this and the shipping are free to be asked: at once, unless something hangs in them.
+    public func answer() async { await shipping.answer() }
+
     public func stop() async {
         stopping = true
         sleeper?.cancel()
@@ -37,6 +40,14 @@ public actor SourceKeeper {
     ///
     /// - Throws: `.alreadyRunning` when another process archives the source, `.twoHistories` when it is not the one in the archive.
     public func run() async throws {
+        do { try await keep() } catch {
+            if !stopping, !Task.isCancelled { meter?.refused(error, at: now()) }
+            throw error
+        }
+        meter?.stopped(at: now())
+    }
+
+    private func keep() async throws {
         let held = try await blocking { [locks, source = shipping.source] in try SourceLock(locks, source: source) }
         defer { withExtendedLifetime(held) {} }
         var pause = Self.pauses.first
@@ -44,14 +55,9 @@ public actor SourceKeeper {
             let begun = ContinuousClock.now
             do {
                 try await shipping.run()
-                meter?.stopped()
                 return
             } catch {
-                if Task.isCancelled || stopping || Self.isFinal(error) {
-                    if !(Task.isCancelled || stopping) { meter?.refused(error) }
-                    throw error
-                }
-                meter?.failed(error)
+                if Task.isCancelled || stopping || Self.isFinal(error) { throw error }
                 if ContinuousClock.now - begun > .seconds(60) { pause = Self.pauses.first }
                 output.error("\(error) Trying again in \(pause) s.")
                 let seconds = pause
@@ -65,6 +71,10 @@ public actor SourceKeeper {
             }
         }
     }
+}
+
+extension Shipping {
+    fileprivate func answer() {}
 }
 
 /// The locks that keep a second process of this machine away from a source, held as long as this lives.

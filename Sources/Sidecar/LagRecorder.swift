@@ -3,10 +3,10 @@ import Catalog
 import Lag
 import Runtime
 import Source
+import Synchronization
 
-/// Writes down how far the archive is behind, a row a minute for each source. Holds nothing up: what cannot be stored now waits, and is put
-/// together where it becomes much.
-public actor LagRecorder {
+/// Writes down how far the archive is behind, a row a minute for each source. Holds nothing up: what cannot be stored now waits.
+public final class LagRecorder: Sendable {
     public struct Subject: Sendable {
         public var meter: SourceMeter
         public var progress: @Sendable () async -> LogProgress
@@ -21,14 +21,11 @@ public actor LagRecorder {
     private let subjects: [Subject]
     private let objective: @Sendable () -> Double
     private let output: Log
-    private var waiting: [String: [LagRow]] = [:]
-    private var verified: [String: Moment] = [:]
-    private var isFailing = false
+    /// By source, up to when everything was verified.
+    private let verified = Mutex<[String: Moment]>([:])
 
-    /// Rows of a source that wait for the store at most; then neighbours are put together.
-    static let limit = 60
-    /// Seconds between two looks, between two attempts to store, and between two looks for what is done seldom.
-    static let pauses = (look: 1.0, store: 10.0, seldom: 300.0)
+    /// Seconds between two looks at a source, between two looks for rows that are full, for bases behind a hole, and for what is done seldom.
+    static let pauses = (look: 1.0, store: 5.0, mend: 30.0, seldom: 300.0)
 
     /// - Parameter objective: in seconds; asked each time.
     public init(catalog: Catalog, subjects: [Subject], objective: @escaping @Sendable () -> Double, output: Log) {
@@ -40,77 +37,91 @@ public actor LagRecorder {
 
     /// Runs until cancelled; then what is measured is written, if the store takes it.
     public func run() async {
-        var (stored, tidied) = (ContinuousClock.now, ContinuousClock.now - .seconds(Self.pauses.seldom))
-        while !Task.isCancelled {
-            for subject in subjects { subject.meter.sample(await subject.progress(), verified: verified[subject.meter.source], objective: objective(), at: now()) }
-            if ContinuousClock.now - stored >= .seconds(Self.pauses.store) {
-                stored = .now
-                await write()
+        await withDiscardingTaskGroup { group in
+            for subject in subjects {
+                group.addTask { await self.look(subject) }
+                group.addTask { await self.record(subject.meter) }
             }
-            if ContinuousClock.now - tidied >= .seconds(Self.pauses.seldom) {
+        }
+    }
+
+    private func look(_ subject: Subject) async {
+        let source = subject.meter.source
+        repeat {
+            subject.meter.sample(await subject.progress(), verified: verified.withLock { $0[source] }, objective: objective(), at: now())
+        } while await pause(Self.pauses.look)
+    }
+
+    private func record(_ meter: SourceMeter) async {
+        var pending = PendingRows()
+        var (mended, tidied) = (ContinuousClock.now, ContinuousClock.now - .seconds(Self.pauses.seldom))
+        while await pause(Self.pauses.store) {
+            pending = await write(meter.takeRows(), behind: pending, of: meter.source)
+            if ContinuousClock.now - mended >= .seconds(Self.pauses.mend) {
+                mended = .now
+                await attempt("whether a base lies behind the hole in the log of '\(meter.source)' could not be found out") { try await self.mend(meter) }
+            }
+            if ContinuousClock.now - tidied >= .seconds(Self.pauses.seldom), pending.rows.isEmpty {
                 tidied = .now
-                await tidy()
-            }
-            do { try await Task.sleep(for: .seconds(Self.pauses.look)) } catch { break }
-        }
-        // Not cancelled with us.
-        await Task { await write(all: true) }.value
-    }
-
-    /// Stores what is settled.
-    func write(all: Bool = false) async {
-        for subject in subjects {
-            let source = subject.meter.source
-            var rows = waiting[source, default: []] + subject.meter.takeRows(all: all)
-            while rows.count > Self.limit { rows = Self.halved(rows) }
-            waiting[source] = rows
-            do {
-                if let noticed = subject.meter.openGap, try await hasBase(source, after: noticed) { subject.meter.mended(at: now()) }
-                while let row = waiting[source]?.first {
-                    try await catalog.record(row, of: source)
-                    waiting[source]?.removeFirst()
-                }
-                isFailing = false
-            } catch {
-                if !isFailing { output.warning("what was measured of '\(source)' could not be stored, and is kept for later: \(error)") }
-                isFailing = true
+                await attempt("the lag history of '\(meter.source)' could not be put together") { try await self.tidy(meter.source) }
             }
         }
+        // The agent ends: what was measured since the last full minute. Not cancelled with us.
+        let rest = pending
+        await Task { _ = await write(meter.takeRows(all: true), behind: rest, of: meter.source) }.value
     }
 
-    private func hasBase(_ source: String, after time: Moment) async throws -> Bool {
-        for incarnation in try await catalog.incarnations(of: source) {
-            if try await catalog.bases(of: incarnation).contains(where: { $0.started >= time }) { return true }
+    /// - Returns: what is still not stored.
+    private func write(_ rows: [LagRow], behind pending: PendingRows, of source: String) async -> PendingRows {
+        var pending = pending
+        let lost = pending.add(rows)
+        if lost > 0 { output.warning("\(lost) records of the lag of '\(source)' were given up, because none could be stored for long") }
+        if let error = await pending.store({ try await catalog.record($0, of: source) }), !(error is CancellationError) {
+            output.warning("what was measured of '\(source)' could not be stored, and is kept for later: \(error)")
         }
-        return false
+        return pending
     }
 
-    private func tidy() async {
-        for subject in subjects {
-            let source = subject.meter.source
-            do {
-                try await catalog.compactLag(of: source, at: now())
-                if let incarnation = try await catalog.incarnations(of: source).last { verified[source] = try await catalog.verifiedUpTo(of: incarnation) }
-            } catch {
-                output.warning("the lag history of '\(subject.meter.source)' could not be put together, which is tried again: \(error)")
-            }
-        }
+    private func mend(_ meter: SourceMeter) async throws {
+        guard let (incarnation, gaps) = meter.openGaps else { return }
+        if try await catalog.openGaps(of: incarnation, among: gaps).isEmpty { meter.mended(gaps, at: now()) }
     }
 
-    /// Neighbours put together, two and two.
-    static func halved(_ rows: [LagRow]) -> [LagRow] {
-        var result: [LagRow] = []
-        var isOpen = false
-        for row in rows {
-            if isOpen, let last = result.last, last.end == row.start {
-                result[result.count - 1].append(row)
-                isOpen = false
-            } else {
-                result.append(row)
-                isOpen = true
-            }
-        }
-        // Times that do not touch stay apart: of these the oldest go.
-        return result.count < rows.count ? result : Array(rows.dropFirst(rows.count / 2))
+    private func tidy(_ source: String) async throws {
+        try await catalog.compactLag(of: source, at: now())
+        guard let incarnation = try await catalog.incarnations(of: source).last else { return }
+        let time = try await catalog.verifiedUpTo(of: incarnation)
+        verified.withLock { $0[source] = time }
+    }
+
+    private func attempt(_ failure: String, _ work: () async throws -> Void) async {
+        do { try await work() } catch is CancellationError {} catch { output.warning("\(failure), which is tried again: \(error)") }
+    }
+
+    /// - Returns: `false` once the agent ends.
+    private func pause(_ seconds: Double) async -> Bool {
+        do { try await Task.sleep(for: .seconds(seconds)) } catch { return false }
+        return true
+    }
+}
+
+extension Catalog {
+    /// Up to when nothing has to be measured any more: the source's newest watermark, or the end of what is recorded of its lag.
+    func lagKnown(of source: String) async throws -> Moment? {
+        guard let incarnation = try await incarnations(of: source).last else { return nil }
+        let watermark = try await watermark(of: incarnation)
+        return [watermark, try await lagRecordedUpTo(of: source)].compactMap { $0 }.max()
+    }
+
+    /// Holes that no base lies behind which can be restored.
+    ///
+    /// - Parameter gaps: `nil`: those that the archive knows.
+    func openGaps(of incarnation: IncarnationRecord, among gaps: [GapRecord]? = nil) async throws -> [GapRecord] {
+        let known: [GapRecord]
+        if let gaps { known = gaps } else { known = try await self.gaps(of: incarnation) }
+        guard !known.isEmpty else { return [] }
+        let watermark = try await watermark(of: incarnation)
+        let bases = try await bases(of: incarnation).filter { base in watermark.map { base.completed <= $0 } ?? false }
+        return known.filter { gap in !bases.contains { gap.noticed < $0.started } }
     }
 }

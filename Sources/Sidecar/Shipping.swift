@@ -1,5 +1,6 @@
 import ArchiveCore
 import Catalog
+import Lag
 import Pack
 import Runtime
 import Source
@@ -17,6 +18,7 @@ public actor Shipping {
     private let log: any LogSource
     private let catalog: Catalog
     private let output: Log
+    /// Hears of everything; `nil`: nobody does.
     private let meter: SourceMeter?
     /// Pieces that are packed and stored side by side.
     private let workers: Int
@@ -31,7 +33,7 @@ public actor Shipping {
     /// Pieces whose content is durable, as is that of all before them; in log order.
     private var committable: [(sequence: UInt64, name: PieceName, index: PieceIndex)] = []
     private var isCommitting = false
-    private var superseded: [UInt64: [PieceName]] = [:]
+    private var superseded: [UInt64: (tails: [PieceName], upTo: UInt64)] = [:]
     /// Pieces that closed ones replaced, still to be removed.
     private var replaced: [PieceName] = []
     private var isRemoving = false
@@ -42,18 +44,21 @@ public actor Shipping {
     /// When the archive was last seen at its place.
     private var confirmed: ContinuousClock.Instant?
     private var stopping = false
+    /// By stream's branch, where it left the one before: what lies before that was archived on the older branch already.
+    private var branchStarts: [UInt32: UInt64] = [:]
+    /// What the present attempt failed at.
+    private var blame: Miss.Cause?
 
     /// Seconds after which it is seen to that the archive is still there.
     static let confirmation = 15.0
 
-    /// - Parameter meter: hears what is archived when; `nil`: nobody does.
     public init(source: String, kind: String, log: any LogSource, catalog: Catalog, output: Log, meter: SourceMeter? = nil) {
-        self.meter = meter
         self.source = source
         self.kind = kind
         self.log = log
         self.catalog = catalog
         self.output = output
+        self.meter = meter
         workers = min(4, catalog.store.parallelism)
     }
 
@@ -63,15 +68,31 @@ public actor Shipping {
         await log.stop()
     }
 
+    /// Lets go of the source: `run` fails with this, and goes on only once the archive answers again.
+    public func startOver(because failure: ArchiveError) async { await log.interrupt(failure) }
+
     /// Ships until stopped.
     ///
     /// - Throws: what the source and the store throw; after that `run` may be called again.
     public func run() async throws {
+        blame = nil
         do {
             try await ship()
             await log.close()
         } catch {
+            if !stopping, !Task.isCancelled { meter?.failed(error, blame ?? .store, at: now()) }
             await log.close()
+            throw error
+        }
+    }
+
+    /// What of the log is on its way to the archive's door; never waits.
+    public nonisolated func progress() async -> LogProgress { await log.progress() }
+
+    /// Whatever fails in `work` first is to blame for the attempt's end.
+    private func blaming<T: Sendable>(_ cause: Miss.Cause, _ work: () async throws -> T) async throws -> T {
+        do { return try await work() } catch {
+            blame = blame ?? cause
             throw error
         }
     }
@@ -81,7 +102,8 @@ public actor Shipping {
         while true {
             try await catalog.confirm()
             confirmed = .now
-            let identity = try await log.identify()
+            if let meter { meter.begin(at: now(), proven: meter.hasBegun ? watermark : try await catalog.lagKnown(of: source)) }
+            let identity = try await blaming(.network) { try await log.identify() }
             let incarnation = try await adopt(identity, because: reason)
             let (state, checkpoint) = try await catalog.resume(incarnation, cleaning: true)
             self.incarnation = incarnation
@@ -96,8 +118,11 @@ public actor Shipping {
             replaced = []
             closedSince = 0
             watermark = try await catalog.watermark(of: incarnation)
-            try await log.start(from: state)
-            meter?.begin(incarnation, proven: watermark, ends: state.positions.mapValues(\.end))
+            branchStarts = [:]
+            for branch in state.branches { note(branch) }
+            let gaps = meter == nil ? [] : try await catalog.openGaps(of: incarnation)
+            try await blaming(.network) { try await log.start(from: state) }
+            meter?.connected(incarnation, watermark: watermark, gaps: gaps, at: now())
             output.info("archiving \(incarnation.kind) \(identity.identity) as \(incarnation.id)")
             // `stop` may have come while the source was not listening yet.
             if stopping { await log.stop() }
@@ -113,7 +138,7 @@ public actor Shipping {
     private func pump() async throws -> String? {
         try await withThrowingTaskGroup(of: Void.self) { group in
             var flying = 0
-            while let next = try await log.next() {
+            while let next = try await blaming(.network, { try await log.next() }) {
                 // A piece may go beside others; whatever else comes waits for all that came before it.
                 let company = if case .piece = next { workers - 1 } else if case .watermark = next { Int.max } else { 0 }
                 while flying > company, try await group.next() != nil { flying -= 1 }
@@ -121,8 +146,13 @@ public actor Shipping {
                 case .piece(let piece):
                     ledger.begin(piece.sequence, piece.name)
                     given = piece.sequence
-                    meter?.gave(piece)
                     flying += 1
+                    if let meter {
+                        let commits = fresh(piece.events, of: piece.name, behind: piece.firstFresh)
+                        // Of a closed piece that tails came before, the rest alone.
+                        let bytes = piece.firstFresh > 0 ? piece.spans.last.map { $0.end - min($0.end, piece.firstFresh) } ?? 0 : piece.frames.reduce(0) { $0 + UInt64($1.count) }
+                        meter.gave(piece.sequence, oldest: commits.min(), bytes: bytes, at: now())
+                    }
                     group.addTask { try await self.archive(piece) }
                 case .watermark(let time):
                     pendingWatermark = (given, time)
@@ -130,11 +160,12 @@ public actor Shipping {
                 case .gap(var gap):
                     gap.provenUpTo = watermark
                     try await catalog.record(gap, of: current())
-                    meter?.lost(gap)
+                    meter?.found(gap)
                     output.error(
                         "the log of stream \(gap.stream) has a hole from \(gap.start) to \(gap.end): \(gap.cause). Take a base now: tidemark backup --source \(source)")
                 case .branch(let branch):
                     try await catalog.record(branch, of: current())
+                    note(branch)
                     output.info("the source went on on branch \(branch.branch)")
                 case .historyChanged(let reason):
                     return reason
@@ -150,13 +181,22 @@ public actor Shipping {
         return incarnation
     }
 
+    private func note(_ branch: BranchRecord) { branchStarts[branch.branch] = branch.ancestors.last?.end }
+
+    /// Commit times of what the archive does not have by an older branch or by tails, and that was made since there is an archive of it.
+    private func fresh(_ events: [LogEvent], of name: PieceName, behind offset: UInt64) -> [Moment] {
+        events.commitTimes(behind: max(offset, branchStarts[name.branch] ?? 0), since: current().created)
+    }
+
     private func archive(_ piece: LogPiece) async throws {
-        let packed = try await blocking { [catalog] in try catalog.pack(piece) }
-        try await catalog.storeContent(packed, of: current())
-        superseded[piece.sequence] = piece.supersedes
-        committable += ledger.finish(piece.sequence, packed.index)
-        try await commit()
-        try await removeReplaced()
+        try await blaming(.store) {
+            let packed = try await blocking { [catalog] in try catalog.pack(piece) }
+            try await catalog.storeContent(packed, of: current())
+            superseded[piece.sequence] = (piece.supersedes, piece.firstFresh)
+            committable += ledger.finish(piece.sequence, packed.index)
+            try await commit()
+            try await removeReplaced()
+        }
     }
 
     /// Stores the indexes of pieces whose content is durable, one after the other in log order: after a crash at any moment the
@@ -174,8 +214,10 @@ public actor Shipping {
         while !committable.isEmpty {
             let piece = committable.removeFirst()
             try await catalog.storeIndex(piece.name, piece.index, of: incarnation)
-            meter?.archived(piece.sequence, piece.name, piece.index)
-            replaced += superseded.removeValue(forKey: piece.sequence) ?? []
+            let (tails, upTo) = superseded.removeValue(forKey: piece.sequence) ?? ([], 0)
+            meter?.archived(
+                piece.sequence, commits: fresh(piece.index.events, of: piece.name, behind: upTo), stored: piece.index.storedLength, at: now())
+            replaced += tails
             checkpoint.add(piece.name, piece.index)
             committed = piece.sequence
             await log.acknowledge(through: piece.sequence)
@@ -209,11 +251,8 @@ public actor Shipping {
         let old = watermark
         watermark = pending.time
         try await catalog.advanceWatermark(to: pending.time, replacing: old, totals: checkpoint.totals, of: current())
-        meter?.proven(upTo: pending.time)
+        meter?.proven(upTo: pending.time, at: now())
     }
-
-    /// What of the log is on its way to here; see `LogSource.progress`.
-    public nonisolated func progress() async -> LogProgress { await log.progress() }
 
     private func adopt(_ identity: SourceIdentity, because reason: String?) async throws -> IncarnationRecord {
         try await catalog.adopt(identity, source: source, kind: kind, at: now(), because: reason)

@@ -4,205 +4,211 @@ import Runtime
 import Source
 import Synchronization
 
-/// Hears what becomes of one source's log while an agent runs: measures its lag, keeps its line on the status board, and tells of what an
-/// administrator should know. Returns at once, whatever it is told.
+/// Hears what happens to the archiving of one source: measures its lag, keeps its status on the board, and tells of what an administrator
+/// should know. Never waits.
 public final class SourceMeter: Sendable {
-    fileprivate struct State {
+    private struct State {
         var meter: LagMeter
-        /// By stream, the first offset that is not archived, as far as pieces overlap.
-        var ends: [String: UInt64] = [:]
-        /// Since when archiving fails, and whether somebody was told.
-        var failing: (since: Moment, attempts: Int, told: Bool)?
-        /// Since when the lag is within the objective again, after it was not.
-        var missed = false
-        var withinSince: Moment?
-        /// When the hole was noticed that no base lies behind yet.
-        var gapNoticed: Moment?
+        /// Whether log is being received; else nobody knows what the source commits.
+        var isConnected = false
+        var incarnation: IncarnationRecord?
+        /// Holes that no usable base lies behind.
+        var gaps: [GapRecord] = []
+        var alarm = FailureAlarm()
+        var objective = ObjectiveAlarm()
     }
 
     public let source: String
+    private let started: Moment
     private let board: StatusBoard
     private let post: EventSink
     private let state: Mutex<State>
 
-    /// Failed attempts, and seconds, after which a failure is told: what passes by itself is in the log only.
-    static let patience = (attempts: 3, seconds: 30.0)
-    /// Seconds for which the lag is within the objective before that is told.
-    static let calm = 10.0
-
-    public init(source: String, board: StatusBoard, objective: Double, post: @escaping EventSink) {
+    /// - Parameter objective: in seconds.
+    public init(source: String, board: StatusBoard, objective: Double, started: Moment = now(), post: @escaping EventSink) {
         self.source = source
         self.board = board
+        self.started = started
         self.post = post
         state = Mutex(State(meter: LagMeter(objective: objective)))
     }
 
-    // MARK: Told by those who archive
+    // MARK: What shipping tells
 
-    func begin(_ incarnation: IncarnationRecord, proven: Moment?, ends: [String: UInt64]) {
-        let time = now()
-        let hadFailed = state.withLock { state in
-            state.meter.begin(at: time, proven: proven)
-            state.ends = ends
-            defer { state.failing = nil }
-            return state.failing?.told ?? false
-        }
-        board.update(source) {
-            $0.incarnation = incarnation.id
-            $0.set(.archiving, at: time)
-            $0.watermark = proven ?? $0.watermark
-        }
-        if hadFailed { post(AgentEvent(.recovered, at: time, source: source, "'\(source)' is archived again.")) }
-    }
+    /// Whether an attempt was begun already.
+    public var hasBegun: Bool { state.withLock { $0.meter.accountedUpTo != nil } }
 
-    func gave(_ piece: LogPiece) {
-        let time = now()
+    /// An attempt to archive begins.
+    ///
+    /// - Parameter proven: see `LagMeter.begin`.
+    public func begin(at now: Moment, proven: Moment?) { state.withLock { $0.meter.begin(at: now, proven: proven) } }
+
+    /// The source is connected, and its log goes on in `incarnation`.
+    ///
+    /// - Parameter gaps: its holes that no usable base lies behind.
+    public func connected(_ incarnation: IncarnationRecord, watermark: Moment?, gaps: [GapRecord], at now: Moment) {
         state.withLock { state in
-            let commits = state.commits(piece.events, piece.spans)
-            state.meter.gave(piece.sequence, oldest: commits.min(), bytes: piece.frames.reduce(0) { $0 + UInt64($1.count) }, at: time)
-        }
-    }
-
-    func archived(_ sequence: UInt64, _ name: PieceName, _ index: PieceIndex) {
-        let time = now()
-        let commits = state.withLock { state in
-            let commits = state.commits(index.events, index.spans)
-            state.meter.archived(sequence, commits: commits, at: time)
-            // Only pieces of one long log hold what tails held before them.
-            for span in index.spans where name.part != nil || state.ends[span.stream] != nil { state.ends[span.stream] = max(state.ends[span.stream] ?? 0, span.end) }
-            return commits
+            state.isConnected = true
+            state.incarnation = incarnation
+            state.gaps = gaps
+            for gap in gaps { state.meter.lost(since: gap.provenUpTo ?? gap.noticed) }
         }
         board.update(source) { status in
-            status.pieces += 1
-            status.bytesStored += index.storedLength
-            status.commits += UInt64(commits.count)
-            for commit in commits { status.lag.add(time - commit) }
+            status.incarnation = incarnation.id
+            status.watermark = watermark
+            status.enter(.archiving, at: now)
         }
     }
 
-    func proven(upTo time: Moment) {
-        state.withLock { $0.meter.proven(upTo: time) }
-        board.update(source) { $0.watermark = time }
+    /// A piece is on its way. What it has and the archive does not: the oldest commit, and bytes.
+    public func gave(_ sequence: UInt64, oldest: Moment?, bytes: UInt64, at now: Moment) {
+        state.withLock { $0.meter.gave(sequence, oldest: oldest, bytes: bytes, at: now) }
     }
 
-    func lost(_ gap: GapRecord) {
-        state.withLock { state in
-            state.meter.lost(since: gap.provenUpTo ?? gap.noticed)
-            state.gapNoticed = max(state.gapNoticed ?? gap.noticed, gap.noticed)
-        }
-        board.update(source) { $0.gaps += 1 }
-        post(
-            AgentEvent(
-                .gap, at: gap.noticed, source: source, "The log of '\(source)' has a hole: \(gap.cause).",
-                remedy: "What was committed from then on is safe again behind the next base: see that one is taken (`tidemark backup --source \(source)`)."))
-    }
-
-    func failed(_ error: any Error) {
-        let time = now()
-        let code = (error as? ArchiveError)?.code
-        let tell = state.withLock { state in
-            state.meter.failed(code == .sourceUnreachable ? .network : code?.name.hasPrefix("source") ?? false ? .network : .store, at: time)
-            var failing = state.failing ?? (time, 0, false)
-            failing.attempts += 1
-            let tell = !failing.told && (failing.attempts >= Self.patience.attempts || time - failing.since >= Self.patience.seconds)
-            failing.told = failing.told || tell
-            state.failing = failing
-            return tell
-        }
-        board.update(source) {
-            $0.set(.retrying, at: time)
-            $0.failures += 1
-            $0.lastError = "\(error)"
-        }
-        if tell { post(AgentEvent(.failure, at: time, source: source, "'\(source)' is not archived: \(message(error))", remedy: (error as? ArchiveError)?.remedy)) }
-    }
-
-    func refused(_ error: any Error) {
-        let time = now()
-        board.update(source) {
-            $0.set(.refused, at: time)
-            $0.lastError = "\(error)"
-        }
-        post(AgentEvent(.failure, at: time, source: source, "'\(source)' is no longer archived: \(message(error))", remedy: (error as? ArchiveError)?.remedy))
-    }
-
-    func stopped() { board.update(source) { $0.set(.stopped, at: now()) } }
-
-    private func message(_ error: any Error) -> String { (error as? ArchiveError)?.message ?? "\(error)" }
-
-    // MARK: Asked by the recorder
-
-    /// Looks at how far everything is, for the status board and the row under way.
+    /// A piece, and all before it, is archived.
     ///
     /// - Parameters:
-    ///   - progress: of the source.
-    ///   - verified: everything committed up to this time was verified; `nil`: not known.
-    public func sample(_ progress: LogProgress, verified: Moment?, objective: Double, at time: Moment) {
-        let (backlogs, event) = state.withLock { state in
-            state.meter.objective = objective
-            func age(_ since: Moment?) -> Double { since.map { max(0, time - $0) } ?? 0 }
-            let waiting = state.meter.waiting(at: time)
-            var backlogs: [LagRow.Stage: LagRow.Backlog] = [
-                .received: .init(bytes: progress.unreceived.bytes, seconds: age(progress.unreceived.since)),
-                .synced: .init(bytes: progress.unsynced.bytes, seconds: age(progress.unsynced.since)),
-                .archived: .init(
-                    bytes: progress.ungiven.bytes.map { $0 + (waiting.bytes ?? 0) }, seconds: max(waiting.seconds, age(progress.ungiven.since), age(progress.unreceived.since))),
-            ]
-            if let verified { backlogs[.verified] = .init(bytes: nil, seconds: max(0, time - verified)) }
-            state.meter.sample(backlogs)
-            return (backlogs, state.judge(backlogs[.archived]?.seconds ?? 0, objective: objective, source: source, at: time))
+    ///   - commits: commit times of what was not archived before.
+    ///   - stored: bytes.
+    public func archived(_ sequence: UInt64, commits: [Moment], stored: UInt64, at now: Moment) {
+        let events = state.withLock { state in
+            state.meter.archived(sequence, commits: commits, at: now)
+            let worst = commits.min().map { now - $0 } ?? 0
+            return [state.alarm.succeeded(source, at: now), state.objective.look(worst, objective: state.meter.objective, source: source, at: now)]
         }
-        board.update(source) {
-            $0.backlog = backlogs
-            if let event { $0.isObjectiveMissed = event.kind == .rpoMissed }
+        let isMissed = state.withLock { $0.objective.isMissed }
+        board.update(source) { status in
+            status.pieces += 1
+            status.bytesStored += stored
+            status.commits += UInt64(commits.count)
+            for commit in commits { status.lag.add(now - commit) }
+            status.isObjectiveMissed = isMissed
         }
-        if let event { post(event) }
+        tell(events)
     }
 
-    /// Rows that are to be recorded; see `LagMeter.takeRows`.
+    /// Everything committed up to `time` is archived.
+    public func proven(upTo time: Moment, at now: Moment) {
+        let event = state.withLock { state in
+            state.meter.proven(upTo: time)
+            return state.alarm.succeeded(source, at: now)
+        }
+        board.update(source) { $0.watermark = time }
+        tell([event])
+    }
+
+    /// An attempt failed; another one follows.
+    public func failed(_ error: any Error, _ cause: Miss.Cause, at now: Moment) {
+        let event = state.withLock { state in
+            state.isConnected = false
+            state.meter.failed(cause, at: now)
+            return state.alarm.failed(error, source: source, at: now)
+        }
+        board.update(source) { status in
+            status.failures += 1
+            status.lastError = "\(error)"
+            status.enter(.retrying, at: now)
+        }
+        tell([event])
+    }
+
+    /// Archiving ended, and is not tried again.
+    public func refused(_ error: any Error, at now: Moment) {
+        let event = state.withLock { state in
+            state.isConnected = false
+            return state.alarm.refused(error, source: source, at: now)
+        }
+        board.update(source) { status in
+            status.lastError = "\(error)"
+            status.enter(.refused, at: now)
+        }
+        tell([event])
+    }
+
+    public func stopped(at now: Moment) { board.update(source) { $0.enter(.stopped, at: now) } }
+
+    /// The log has a hole.
+    public func found(_ gap: GapRecord) {
+        state.withLock { state in
+            state.gaps.append(gap)
+            state.meter.lost(since: gap.provenUpTo ?? gap.noticed)
+        }
+        board.update(source) { $0.gaps += 1 }
+        tell([
+            AgentEvent(
+                .gap, at: gap.noticed, source: source, "The log of '\(source)', stream \(gap.stream), has a hole: \(gap.cause).",
+                remedy: "Take a base with `tidemark backup --source \(source)`: nothing behind the hole can be restored without one.")
+        ])
+    }
+
+    // MARK: What the recorder asks
+
+    /// Holes that no usable base lies behind, and the history that they are in.
+    public var openGaps: (incarnation: IncarnationRecord, gaps: [GapRecord])? {
+        state.withLock { state in state.gaps.isEmpty ? nil : state.incarnation.map { ($0, state.gaps) } }
+    }
+
+    /// Usable bases lie behind all holes.
+    ///
+    /// - Parameter gaps: those that this was found out of.
+    public func mended(_ gaps: [GapRecord], at now: Moment) {
+        state.withLock { state in
+            guard state.gaps == gaps else { return }
+            state.gaps = []
+            state.meter.mended(at: now)
+        }
+    }
+
+    /// Rows that are settled; see `LagMeter.takeRows`.
     public func takeRows(all: Bool = false) -> [LagRow] { state.withLock { $0.meter.takeRows(all: all) } }
 
-    /// When a hole was noticed that no base lies behind yet.
-    public var openGap: Moment? { state.withLock { $0.gapNoticed } }
-
-    /// A usable base was begun after the hole was noticed.
-    public func mended(at time: Moment) {
-        state.withLock { state in
-            state.meter.mended(at: time)
-            state.gapNoticed = nil
+    /// Looks at what is on its way at this moment.
+    ///
+    /// - Parameters:
+    ///   - verified: everything committed up to this time was verified; `nil`: not known.
+    ///   - objective: in seconds; what is measured from now on is held against it.
+    public func sample(_ progress: LogProgress, verified: Moment?, objective: Double, at now: Moment) {
+        let (backlogs, isMissed, events) = state.withLock { state in
+            state.meter.objective = objective
+            var backlogs = Self.backlogs(state.isConnected ? progress : nil, meter: state.meter, unknownSince: state.meter.accountedUpTo ?? started, at: now)
+            if let verified { backlogs[.verified] = .init(bytes: nil, seconds: max(0, now - verified)) }
+            state.meter.sample(backlogs, at: now)
+            let exposure = backlogs[.archived]?.seconds ?? 0
+            let events = [
+                state.objective.look(exposure, objective: state.meter.objective, source: source, at: now), state.alarm.looked(source, at: now),
+            ]
+            return (backlogs, state.objective.isMissed, events)
         }
-    }
-}
-
-extension SourceMeter.State {
-    /// Commit times of what was not archived before.
-    fileprivate func commits(_ events: [LogEvent], _ spans: [LogSpan]) -> [Moment] {
-        events.filter { event in event.kind == .commit && ends[spans[event.span].stream].map { event.end > $0 } ?? true }.map(\.time)
-    }
-
-    /// - Returns: what there is to tell of the objective.
-    fileprivate mutating func judge(_ lag: Double, objective: Double, source: String, at time: Moment) -> AgentEvent? {
-        guard lag <= objective else {
-            withinSince = nil
-            if missed { return nil }
-            missed = true
-            return AgentEvent(
-                .rpoMissed, at: time, source: source, "The archive is \(Int(lag.rounded())) s behind '\(source)', more than the objective of \(objective) s.",
-                remedy: "`tidemark status` and the agent's log tell what holds it up.")
+        board.update(source) { status in
+            status.backlog = backlogs
+            status.isObjectiveMissed = isMissed
         }
-        guard missed else { return nil }
-        withinSince = withinSince ?? time
-        guard let since = withinSince, time - since >= SourceMeter.calm else { return nil }
-        missed = false
-        withinSince = nil
-        return AgentEvent(.rpoRecovered, at: time, source: source, "The archive of '\(source)' is within the objective of \(objective) s again.")
+        tell(events)
     }
+
+    /// What each stage lacks.
+    ///
+    /// - Parameter progress: `nil`: the source is not connected, and what it committed since `unknownSince` is not known.
+    static func backlogs(_ progress: LogProgress?, meter: LagMeter, unknownSince: Moment, at now: Moment) -> [LagRow.Stage: LagRow.Backlog] {
+        let progress = progress ?? LogProgress(unreceived: .init(bytes: nil, since: unknownSince))
+        func age(_ times: Moment?...) -> Double { times.compactMap { $0 }.min().map { max(0, now - $0) } ?? 0 }
+        let (unreceived, unsynced, ungiven, waiting) = (progress.unreceived, progress.unsynced, progress.ungiven, meter.waiting(at: now))
+        return [
+            .received: .init(bytes: unreceived.bytes, seconds: age(unreceived.since)),
+            .synced: .init(bytes: unsynced.bytes, seconds: age(unreceived.since, unsynced.since)),
+            .archived: .init(
+                bytes: ungiven.bytes.flatMap { a in waiting.bytes.map { a + $0 } },
+                seconds: max(age(unreceived.since, unsynced.since, ungiven.since), waiting.seconds)),
+        ]
+    }
+
+    private func tell(_ events: [AgentEvent?]) { for case let event? in events { post(event) } }
 }
 
 extension SourceStatus {
-    fileprivate mutating func set(_ state: State, at time: Moment) {
-        if self.state != state { since = time }
-        self.state = state
-        if state == .archiving { lastError = nil }
+    fileprivate mutating func enter(_ next: State, at now: Moment) {
+        guard state != next else { return }
+        state = next
+        since = now
     }
 }

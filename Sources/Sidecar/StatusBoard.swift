@@ -81,6 +81,19 @@ public struct SourceStatus: Sendable, Codable {
     }
 }
 
+/// What became of notifications to one recipient since the agent started.
+public struct RecipientStatus: Sendable, Codable, Hashable {
+    /// Without secrets.
+    public var name: String
+    public var sent: UInt64 = 0
+    /// Given up, or no room to wait.
+    public var failed: UInt64 = 0
+    public var waiting = 0
+    public var lastError: String?
+
+    public init(name: String) { self.name = name }
+}
+
 /// Where an agent's parts leave what they know, and where its status server and its metrics find it.
 public final class StatusBoard: Sendable {
     public struct Snapshot: Sendable, Codable {
@@ -94,6 +107,11 @@ public final class StatusBoard: Sendable {
         public var sources: [SourceStatus]
         public var configurationLoaded: Moment
         public var lastReloadError: String?
+        /// When the archive answered last, and why it did not since; both `nil` before it was asked.
+        public var archiveAnswered: Moment?
+        public var archiveProblem: String?
+        /// In the order of the configuration.
+        public var notifications: [RecipientStatus] = []
 
         public init(
             version: String, started: Moment, archive: String, archiveID: String, objective: Double, sources: [SourceStatus], configurationLoaded: Moment

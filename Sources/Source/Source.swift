@@ -119,12 +119,15 @@ public protocol LogSource: Sendable {
     func progress() async -> LogProgress
     /// Asks for a graceful end: what is in hand is given out, then `next` returns `nil`.
     func stop() async
+    /// Ends what is received with this failure, which `next` throws when everything in hand was given out, and lets go of the connection.
+    func interrupt(_ failure: ArchiveError) async
     /// Lets go of connections and threads; the source may be used again with `identify`.
     func close() async
 }
 
 extension LogSource {
     public func progress() async -> LogProgress { LogProgress() }
+    public func interrupt(_ failure: ArchiveError) async {}
 }
 
 /// Where a fence's marker was written, and what the anchor said about itself; see `FenceRecord`.
@@ -343,8 +346,14 @@ public protocol Component: Sendable {
     func makeLogSource() throws -> any LogSource
     func makeSnapshotSource() throws -> any SnapshotSource
     func check() async -> [Finding]
+    /// `nil` for a source that keeps nothing for its receiver.
+    func makeGuard() -> (any SourceGuard)?
     /// Files to be locked so that only one agent reads the source on this machine.
     var lockPaths: [String] { get }
+}
+
+extension Component {
+    public func makeGuard() -> (any SourceGuard)? { nil }
 }
 
 /// The side of a kind of source that needs no configuration: enough to restore on a machine that never saw the source.

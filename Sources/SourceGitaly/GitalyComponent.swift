@@ -58,7 +58,7 @@ public struct GitalyComponent: Component {
             hasLog
                 ? Finding(.ok, name, "transactions are on: there is a log")
                 : Finding(
-                    .warning, name, "transactions are off: there is no log, and only base backups are possible",
+                    .warning, name, "transactions are off: there is no log, only base backups are possible, and what can be lost is everything since the last of them",
                     remedy: "Set [transactions] enabled = true in Gitaly's configuration; see docs/gitaly.md."))
         let partitions = try WALDirectories.all(of: storage)
         for (id, place) in partitions where access(place.wal, R_OK | X_OK | (prune && spool == nil ? W_OK : 0)) != 0 {
@@ -72,15 +72,29 @@ public struct GitalyComponent: Component {
                     : Finding(
                         .failure, name, "the spool '\(spool)' is missing",
                         remedy: "Set wal_backup_go_cloud_url of Gitaly's [backup] section to it, or correct 'spool'."))
-        } else if hasLog, !partitions.isEmpty, partitions.values.allSatisfy({ $0.lsns.isEmpty }) {
+        } else if hasLog {
+            let entries = partitions.values.reduce(0) { $0 + $1.lsns.count }
             found.append(
-                Finding(
-                    .warning, name, "no partition holds any entry: Gitaly seems to prune its log at once",
-                    remedy: "Start Gitaly with the variable GITALY_KEEP_WAL_LOG_ENTRIES in its environment."))
-        } else {
-            found.append(Finding(.ok, name, "\(partitions.count) partitions, \(partitions.values.reduce(0) { $0 + $1.lsns.count }) entries in their logs"))
+                Self.keeping(GitalyProcess.all().map(\.keepsEntries), partitions: partitions.count, entries: entries, name: name)
+                    ?? Finding(.ok, name, "\(partitions.count) partitions, \(entries) entries in their logs"))
         }
         return found
+    }
+
+    /// Whether Gitaly keeps its log until it is archived, as far as its processes and the log tell; `nil`: nothing speaks against it.
+    ///
+    /// - Parameter processes: of each Gitaly on this host, whether the variable is set; `nil`: this account may not see.
+    static func keeping(_ processes: [Bool?], partitions: Int, entries: Int, name: String) -> Finding? {
+        let remedy = "Start Gitaly with the variable GITALY_KEEP_WAL_LOG_ENTRIES=1 in its environment; `tidemark check --print-setup` tells where it is set."
+        // Several Gitalys on one host: which of them has this storage is not told by their environments.
+        if !processes.isEmpty, processes.allSatisfy({ $0 == false }) {
+            return Finding(.failure, name, "Gitaly runs without GITALY_KEEP_WAL_LOG_ENTRIES: entries are gone before they are archived", remedy: remedy)
+        }
+        if processes.allSatisfy({ $0 == true }), !processes.isEmpty {
+            return Finding(.ok, name, "Gitaly keeps its log until it is archived: \(partitions) partitions, \(entries) entries")
+        }
+        guard partitions > 0, entries == 0 else { return nil }
+        return Finding(.warning, name, "no partition holds any entry: Gitaly seems to prune its log at once", remedy: remedy)
     }
 
     /// Whether fences can be written, tried by writing some, and what they tell about the two clocks.

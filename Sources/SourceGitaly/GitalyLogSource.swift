@@ -14,6 +14,8 @@ public actor GitalyLogSource: LogSource {
     /// Entries that came to be after a look began may carry a time up to this many seconds before it: the kernel stamps them with the
     /// time of its last tick.
     private static let tick = 0.02
+    /// Seconds by which a look may be late before what came since the last one counts as not known.
+    private static let patience = 2.0
     /// Seconds between two watermarks of an idle storage.
     private static let idleWatermark = 5.0
 
@@ -33,15 +35,20 @@ public actor GitalyLogSource: LogSource {
     private var finished = false
     private var lastWatermark = Moment(rawValue: 0)
     private var isDirty = true
-    /// When the log was looked at last, and the time before, and whether more was there than one piece takes.
+    /// When the log was looked at last, and whether more was there than one piece takes.
     private var lastLook: Moment?
-    private var lookBefore: Moment?
+    /// What is listed and not given out came after this: the look before.
+    private var listedSince: Moment?
     private var isBehind = false
+    /// From a look to the archive.
+    private var pace = TailPace()
+    private var lookedAt = 0.0
+    private let born = ContinuousClock.now
     private var sleeper: Task<Void, Never>?
 
     /// - Parameters:
     ///   - spool: the directory of the native archiver's tars; `nil`: tail the log itself.
-    ///   - tail: longest time that an entry waits for others, in seconds.
+    ///   - tail: longest time that an entry waits for others, in seconds; see `TailPace`.
     ///   - prune: whether archived entries are removed.
     ///   - fencing: `nil`: no fences.
     ///   - output: hears when fences fail and when they are back.
@@ -69,6 +76,7 @@ public actor GitalyLogSource: LogSource {
         durable = [:]
         pending = []
         unacknowledged = []
+        pace = TailPace()
         finished = false
         isDirty = true
         isBehind = false
@@ -99,8 +107,9 @@ public actor GitalyLogSource: LogSource {
         let isLast = stopping
         var begun = now()
         let instant = ContinuousClock.now
-        lookBefore = lastLook
+        let before = lastLook
         lastLook = begun
+        lookedAt = seconds(since: born)
         let first = try await list(at: begun)
         let fresh = EntryBatch.highestFresh(first, after: state.positions)
         var fence: FenceRecord?
@@ -115,6 +124,7 @@ public actor GitalyLogSource: LogSource {
             }
         }
         try await admit(first, second, EntryBatch(begun: begun, isLast: isLast, fence: fence))
+        if batch != nil { listedSince = before ?? begun }
     }
 
     private func list(at time: Moment) async throws -> [Listing] {
@@ -168,6 +178,7 @@ public actor GitalyLogSource: LogSource {
         if let fence = result.fence { fences?.isCovered = fence.late.isEmpty }
         if !result.builder.isEmpty || result.fence != nil {
             let piece = result.builder.piece(number: number, fence: result.fence)
+            pace.gave(number, at: lookedAt)
             unacknowledged.append((number, piece.spans.map { ($0.stream, $0.end - 1) }))
             number += 1
             pending.append(.piece(piece))
@@ -183,6 +194,8 @@ public actor GitalyLogSource: LogSource {
         finished = result.batch.isLast
     }
 
+    private func seconds(since instant: ContinuousClock.Instant) -> Double { (ContinuousClock.now - instant) / .seconds(1) }
+
     private func watermark(_ begun: Moment) -> LogOutput {
         lastWatermark = begun
         return .watermark(begun.adding(seconds: -Self.tick))
@@ -191,6 +204,7 @@ public actor GitalyLogSource: LogSource {
     /// Waits for the next look: the interval after the last one, or earlier when a fence is wanted and due by then.
     private func pause() async {
         guard let lastLook else { return }
+        let interval = pace.interval(of: interval)
         var seconds = min(lastLook.adding(seconds: interval) - now(), interval)
         if let fences, !fences.isCovered { seconds = min(seconds, (fences.due - .now) / .seconds(1)) }
         guard !stopping, seconds > 0 else { return }
@@ -203,6 +217,7 @@ public actor GitalyLogSource: LogSource {
     }
 
     public func acknowledge(through sequence: UInt64) async {
+        pace.archived(through: sequence, at: seconds(since: born))
         var ends: [String: UInt64] = [:]
         while let first = unacknowledged.first, first.sequence <= sequence {
             for (partition, lsn) in first.ends {
@@ -223,10 +238,12 @@ public actor GitalyLogSource: LogSource {
         }
     }
 
-    /// Entries are looked for from time to time only: those that were found by a look came to be after the one before.
     public func progress() -> LogProgress {
-        var progress = LogProgress(ungiven: .init(bytes: batch == nil ? 0 : nil, since: batch.flatMap { $0.isEmpty ? nil : lookBefore ?? lastLook }))
-        if let lastLook, now() - lastLook > max(3 * interval, 5), batch == nil { progress.unreceived = .init(bytes: nil, since: lastLook) }
+        var progress = LogProgress()
+        // A storage that does not answer, or pieces that nobody takes: what came since is not known.
+        if let lastLook, now() - lastLook > 2 * interval + Self.patience { progress.unreceived = .init(bytes: nil, since: lastLook) }
+        // Its bytes are known once it is read.
+        if batch != nil { progress.ungiven = .init(bytes: nil, since: listedSince) }
         return progress
     }
 

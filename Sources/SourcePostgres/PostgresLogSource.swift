@@ -17,7 +17,7 @@ public final class PostgresLogSource: LogSource {
 
     /// - Parameters:
     ///   - stateDirectory: where received WAL is kept until it is archived.
-    ///   - tail: longest time that received WAL waits to be archived, in seconds.
+    ///   - tail: longest time that received WAL waits to be archived, in seconds; see `TailPace`.
     ///   - ack: when PostgreSQL is told that WAL is durable.
     public init(conninfo: String, slot: String, stateDirectory: String, tail: Double, ack: Acknowledgement = .spool) {
         self.conninfo = conninfo
@@ -127,6 +127,7 @@ public final class PostgresLogSource: LogSource {
         if state.isTailDue(at: time, interval: tail), let piece = state.takeTail(sequence: state.sequence + 1) {
             state.sequence += 1
             state.lastTail = time
+            state.pace.gave(state.sequence, at: time)
             return .give(.piece(piece))
         }
         if let clock = state.clock, clock.position <= state.open?.given ?? state.received {
@@ -143,25 +144,29 @@ public final class PostgresLogSource: LogSource {
 
     public func acknowledge(through sequence: UInt64) async {
         guard let receiver = current.withLock({ $0.receiver }) else { return }
+        let time = monotonic()
         let (archived, waiter) = receiver.state.withLock { state in
             let done = state.acknowledge(through: sequence)
+            state.pace.archived(through: sequence, at: time)
             return (done, isTailDue(state) ? state.takeWaiter() : nil)
         }
         waiter?.resume()
         guard !archived.isEmpty else { return }
         // Commits wait for the status that goes out now.
         if archived.contains(where: { !$0.spooled }) { receiver.wake.signal() }
-        let spooled = archived.filter { $0.spooled && $0.name.part == nil }
-        guard !spooled.isEmpty else { return }
+        // Also with `ack: archive`: an earlier run may have left it in the spool.
+        let closed = archived.filter { $0.name.part == nil }
+        guard !closed.isEmpty else { return }
         let spool = receiver.spool
-        do { try await blocking { for segment in spooled { try spool.discard(segment.name.name) } } } catch {
+        do { try await blocking { for segment in closed { try spool.discard(segment.name.name) } } } catch {
             Log().warning("an archived segment could not be removed from the spool, which is tried again after the next start: \(error)")
         }
         receiver.wake.signal()
     }
 
     public func progress() async -> LogProgress {
-        current.withLock { $0.receiver }?.state.withLock { $0.progress() } ?? LogProgress(unreceived: .init(bytes: nil))
+        let time = now()
+        return current.withLock { $0.receiver }?.state.withLock { $0.progress(at: time) } ?? LogProgress()
     }
 
     public func stop() async {
@@ -171,6 +176,12 @@ public final class PostgresLogSource: LogSource {
         }
         receiver?.state.withLock { $0.stopping = true }
         receiver?.wake.signal()
+    }
+
+    public func interrupt(_ failure: ArchiveError) async {
+        guard let receiver = current.withLock({ $0.receiver }) else { return }
+        receiver.state.withLock { $0.interruption = failure }
+        receiver.wake.signal()
     }
 
     public func close() async {

@@ -8,7 +8,7 @@ struct Main {
 
     static let commands: [Command] = [
         initCommand, checkCommand, agentCommand, backupCommand, listCommand, windowCommand, logCommand, planCommand, restoreCommand, rpoCommand, verifyCommand,
-        expireCommand, keepCommand, walFetchCommand,
+        expireCommand, keepCommand, walFetchCommand, statusCommand, notifyCommand,
     ]
 
     static func main() async {

@@ -86,6 +86,23 @@ struct ExpiryPropertyTests {
         #expect(!names.contains { $0.hasPrefix("expiry/") })
     }
 
+    @Test("these histories have times that can be reached, in the window and held, and bases and log that go")
+    func substance() async throws {
+        var (reached, bases, objects, holds) = (0, 0, 0, 0)
+        for seed in 0..<12 as Range<UInt64> {
+            let made = try await Self.make(seed)
+            let report = try await expiry(made.catalog, at: made.now).run(["main": made.policy], apply: true)[0]
+            reached += made.before.count
+            bases += report.plan.removed.count
+            objects += report.total.objects
+            holds += report.plan.kept.count { $0.reasons == [.protected(.hold("h1"))] }
+        }
+        #expect(reached > 60)
+        #expect(bases > 12)
+        #expect(objects > 150)
+        #expect(holds > 0)
+    }
+
     @Test("an agent that starts again on what is left takes up where it was, and what it writes then is whole", arguments: 0..<8 as Range<UInt64>)
     func resume(seed: UInt64) async throws {
         var totals: [LogTotals] = []

@@ -16,6 +16,15 @@ actor Collector {
     private(set) var branches: [BranchRecord] = []
     private(set) var watermark: Moment?
     private(set) var failure: (any Error)?
+    private var acknowledges: Bool
+
+    init(acknowledges: Bool = true) { self.acknowledges = acknowledges }
+
+    /// The archive is quick from now on.
+    func beginToAcknowledge(_ source: PostgresLogSource) async {
+        acknowledges = true
+        if let last = pieces.last { await source.acknowledge(through: last.sequence) }
+    }
 
     func run(_ source: PostgresLogSource, from resume: ResumeState) async {
         do {
@@ -24,7 +33,7 @@ actor Collector {
                 switch output {
                 case .piece(let piece):
                     pieces.append(piece)
-                    await source.acknowledge(through: piece.sequence)
+                    if acknowledges { await source.acknowledge(through: piece.sequence) }
                 case .gap(let gap): gaps.append(gap)
                 case .branch(let branch): branches.append(branch)
                 case .watermark(let time): watermark = time
@@ -116,6 +125,32 @@ struct StreamTests {
             #expect(Array(segment.frames[0][start..<start + part.count]) == tail.frames[0])
         }
         #expect(try Files.names(in: fresh.path + "/spool").filter { $0.hasSuffix(".partial") }.count <= 1)
+    }
+
+    @Test("with ack: archive the server is told at once what is archived, and never more", .timeLimit(.minutes(10)))
+    func archived() async throws {
+        let server = try await Server(try #require(Server.bindirs.first))
+        let state = try TemporaryDirectory()
+        // No commit is made to wait for an interval that does not end.
+        let source = PostgresLogSource(conninfo: server.conninfo, slot: "tidemark", stateDirectory: state.path, tail: 3600, ack: .archive)
+        let incarnation = try await incarnation(source)
+        let one = Collector(acknowledges: false)
+        let task = Task { await one.run(source, from: ResumeState(incarnation: incarnation)) }
+        try await server.work("one")
+        let end = try await position(server)
+        try await eventually("a piece") { await !one.pieces.isEmpty }
+        let first = try #require(await one.pieces.first).spans[0]
+        func reported() async throws -> UInt64? {
+            LSN(String(try await server.sql("SELECT flush_lsn FROM pg_stat_replication WHERE state = 'streaming'").prefix { $0 != "\n" }))?.rawValue
+        }
+        try await eventually("a status") { try await reported() != nil }
+        #expect(try #require(try await reported()) <= first.start)
+        await one.beginToAcknowledge(source)
+        try await eventually("the report of \(end)") { try await reported().map { $0 >= end } ?? false }
+        await source.stop()
+        await task.value
+        #expect(await one.failure == nil)
+        #expect(try Files.names(in: state.path + "/spool").isEmpty)
     }
 
     @Test("a lost slot is a gap, and streaming goes on behind it", .timeLimit(.minutes(10)))

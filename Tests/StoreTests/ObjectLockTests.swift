@@ -1,4 +1,5 @@
 import ArchiveCore
+import Digests
 import Runtime
 import Testing
 
@@ -23,7 +24,7 @@ struct ObjectLockTests {
         try await plain.put([1], at: free)
         #expect(try await plain.lockedUntil(free) == nil)
         #expect(try await plain.lockedUntil(ObjectKey(known: "never/there")) == nil)
-        let put = try await server.ask(.put, "/\(name)/\(folder)/held/x", headers: [("x-amz-object-lock-legal-hold", "ON")], body: "x")
+        let put = try await server.ask(.put, "/\(name)/\(folder)/held/x", headers: [("x-amz-object-lock-legal-hold", "ON"), ("Content-MD5", base64(MD5.of([UInt8(ascii: "x")])))], body: "x")
         #expect(put.status == 200)
         #expect(try await plain.lockedUntil(ObjectKey(known: "held/x")) == Moment(rawValue: .max))
         // What wraps a store passes the question on.
@@ -42,7 +43,7 @@ struct ObjectLockTests {
             #expect(request.query.contains { $0.name == "fields" && $0.value?.contains("retentionExpirationTime") == true })
             return try json(answer)
         }
-        let store = try openScripted("gs://bucket/archive?anonymous=true", transport)
+        let store = try openScripted("gs://bucket/archive?credentials=none", transport)
         #expect(try await store.lockedUntil(key) == until)
     }
 

@@ -35,6 +35,8 @@ public actor CopyKeeper {
     static let pauses = (first: 1.0, last: 60.0)
     /// Seconds after which everything is looked for, whether anything is known to have changed or not.
     static let thoroughly = 30.0
+    /// Between two looks for what was recorded of the lag.
+    private static let lag = Duration.seconds(300)
     /// Seconds between two looks for new bases and histories.
     private let seldom: Double
 
@@ -107,6 +109,7 @@ public actor CopyKeeper {
             if try await !bases.round(thoroughly: thoroughly) { isLevel = false }
             if try await log.round(thoroughly: thoroughly) != .level { isLevel = false }
         }
+        if thoroughly { for source in try await primary.sources() { try await target.copyLag(of: source) } }
         return isLevel
     }
 
@@ -161,7 +164,7 @@ public actor CopyKeeper {
                 for incarnation in found where known.insert(incarnation).inserted {
                     let isOld = found.contains { $0.source == incarnation.source && $0.number > incarnation.number }
                     group.addTask { (0, try await self.followLog(HistoryCopy(incarnation, target: target), isOld: isOld)) }
-                    group.addTask { (0, try await self.followBases(BaseCopy(incarnation, target: target), isOld: isOld)) }
+                    group.addTask { (0, try await self.followBases(BaseCopy(incarnation, target: target), isOld: isOld, target)) }
                 }
                 group.addTask {
                     try await self.waitForHistories(since: seen)
@@ -195,12 +198,17 @@ public actor CopyKeeper {
         }
     }
 
-    private func followBases(_ bases: BaseCopy, isOld: Bool) async throws -> [IncarnationRecord] {
+    private func followBases(_ bases: BaseCopy, isOld: Bool, _ target: CopyTarget) async throws -> [IncarnationRecord] {
         var looked: ContinuousClock.Instant?
+        var copiedLag: ContinuousClock.Instant?
         while true {
             let isThorough = looked.map { ContinuousClock.now - $0 > .seconds(Self.thoroughly) } ?? true
             if isThorough { looked = .now }
             try await bases.round(thoroughly: isThorough)
+            if !isOld, copiedLag.map({ ContinuousClock.now - $0 > Self.lag }) ?? true {
+                copiedLag = .now
+                try await target.copyLag(of: bases.incarnation.source)
+            }
             try await Task.sleep(for: .seconds(isOld ? Self.thoroughly : seldom))
         }
     }

@@ -56,6 +56,10 @@ final class CopyTarget: Sendable {
         }
     }
 
+    func copyLag(of source: String) async throws {
+        try await primary.copyLag(of: source, to: copy, at: now()) { report($0.path, $1, "It was not copied.") }
+    }
+
     /// Tells once that an object of the primary could not be copied.
     func report(_ object: String, _ error: ArchiveError, _ consequence: String) {
         let isNew = reported.withLock { $0.count < Self.maximumReported && $0.insert(object).inserted }

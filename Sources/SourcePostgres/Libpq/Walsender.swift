@@ -39,7 +39,7 @@ extension Connection {
         return size
     }
 
-    enum SlotState {
+    enum SlotState: Sendable {
         case missing
         /// Exists; where it keeps WAL from, when it does and the server can tell.
         case present(restart: UInt64?)

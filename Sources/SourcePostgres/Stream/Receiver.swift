@@ -45,7 +45,7 @@ final class Receiver: Sendable {
             do { try run() } catch let error as ServerError { failure = error.archiveError("receive WAL from PostgreSQL") } catch { failure = error }
             let waiter = state.withLock { state in
                 state.ended = true
-                state.failure = failure
+                state.failure = failure ?? state.interruption
                 return state.takeWaiter()
             }
             waiter?.resume()
@@ -61,7 +61,7 @@ final class Receiver: Sendable {
     }
 
     private var isClosing: Bool { state.withLock { $0.closing } }
-    private var isStopping: Bool { state.withLock { $0.closing || $0.stopping } }
+    private var isStopping: Bool { state.withLock { $0.closing || $0.stopping || $0.interruption != nil } }
 
     // MARK: The thread
 
@@ -77,7 +77,9 @@ final class Receiver: Sendable {
             let waiter = state.withLock { state in
                 state.queue += point.spooled.map { .segment($0) } + point.outputs.map { .output($0) }
                 state.unarchived += point.spooled.map {
-                    .init(name: PieceName(branch: $0.branch, name: $0.name), start: $0.start, end: $0.end, spooled: true)
+                    .init(
+                        name: PieceName(branch: $0.branch, name: $0.name), start: $0.start, end: $0.end, spooled: ack == .spool,
+                        commit: $0.events.firstCommit(behind: 0))
                 }
                 state.received = point.position
                 state.synced = point.position
@@ -136,7 +138,7 @@ final class Receiver: Sendable {
         private var decoder: WALDecoder
         private var file: SpoolFile?
         /// Up to where a flush of the spool was asked for or made.
-        private var flushAsked: UInt64 = 0
+        private var flushAsked: UInt64
         private var serverEnd: UInt64 = 0
         private var reported: UInt64 = 0
         private var lastStatus = 0.0
@@ -151,6 +153,7 @@ final class Receiver: Sendable {
             self.sync = sync
             self.timeline = point.timeline
             self.position = point.position
+            flushAsked = point.position
             self.pace = pace
             decoder = point.makeDecoder(size: receiver.size, systemID: UInt64(receiver.resume.incarnation.identity))
         }
@@ -192,6 +195,8 @@ final class Receiver: Sendable {
             position = segmentStart(end, receiver.size)
             decoder = WALDecoder(
                 start: position, timeline: next, segmentSize: receiver.size.bytes, systemID: UInt64(receiver.resume.incarnation.identity))
+            sync.restart(at: position)
+            flushAsked = position
             receiver.state.withLock { state in
                 state.received = position
                 state.synced = position
@@ -217,7 +222,8 @@ final class Receiver: Sendable {
                 case .nothing:
                     try becomeCurrent()
                     if try flush() { try afterwards(idle: false) }
-                    _ = connection.wait(seconds: candidate != nil ? 0.01 : min(receiver.tail, 1, pace))
+                    let interval = receiver.state.withLock { $0.pace.interval(of: receiver.tail) }
+                    _ = connection.wait(seconds: candidate != nil ? 0.01 : min(interval, 1, pace))
                 }
                 try afterwards(idle: outcome == .nothing)
             }
@@ -235,6 +241,8 @@ final class Receiver: Sendable {
             case UInt8(ascii: "w"):
                 let start = try number(1)
                 serverEnd = try number(9)
+                let heard = now()
+                receiver.state.withLock { $0.heard(end: serverEnd, at: heard) }
                 // The server looked up the end of its WAL for this message after it had read its clock for the last one.
                 prove(at: serverEnd)
                 guard start == position else {
@@ -246,7 +254,8 @@ final class Receiver: Sendable {
                 return .nothing
             case UInt8(ascii: "k"):
                 serverEnd = try number(1)
-                receiver.state.withLock { $0.heard(serverEnd, at: now()) }
+                let heard = now()
+                receiver.state.withLock { $0.heard(end: serverEnd, at: heard) }
                 let clock = Moment(postgresMicroseconds: Int64(bitPattern: try number(9)))
                 if candidate?.end == serverEnd {
                     candidate?.repeated += 1
@@ -273,7 +282,6 @@ final class Receiver: Sendable {
 
         private mutating func append(_ bytes: UnsafeRawBufferPointer) throws {
             var at = 0
-            let time = now()
             while at < bytes.count {
                 try openSegment()
                 let segmentEnd = (position / receiver.size.bytes + 1) * receiver.size.bytes
@@ -293,7 +301,7 @@ final class Receiver: Sendable {
                     state.open?.lastRecord = decoder.lastRecord
                     try state.open?.checkKnown()
                     state.received = position
-                    state.heard(serverEnd, at: time)
+                    if state.serverEnd <= position { state.aheadSince = nil }
                 }
                 // The flush of a lot goes beside the receiving; that of a little is made when nothing else has come: see `flush`.
                 if let file, position - min(position, flushAsked) >= Self.flushAside || position == segmentEnd { askFlush(file) }
@@ -368,10 +376,7 @@ final class Receiver: Sendable {
 
         private func noteSynced() throws {
             let durable = try sync.durable()
-            receiver.state.withLock { state in
-                state.synced = max(state.synced, durable)
-                if state.flushed >= state.received { state.durable = now() }
-            }
+            receiver.state.withLock { $0.synced = max($0.synced, durable) }
         }
 
         private mutating func syncAll() throws {
@@ -386,7 +391,7 @@ final class Receiver: Sendable {
         /// closes the receiver.
         private mutating func awaitArchive() throws {
             guard receiver.ack == .archive else { return }
-            while receiver.state.withLock({ $0.flushed < $0.received }), !receiver.isClosing {
+            while receiver.state.withLock({ $0.isInHand }), !receiver.isClosing {
                 try afterwards(idle: false)
                 _ = connection.wait(seconds: min(pace, 0.2))
             }

@@ -116,6 +116,8 @@ struct StreamState {
         var start: UInt64
         var end: UInt64
         var spooled: Bool
+        /// Time of the first commit in between.
+        var commit: Moment?
         /// `nil` until it was given out.
         var sequence: UInt64?
     }
@@ -133,19 +135,21 @@ struct StreamState {
     /// The first position not received, and the first not durable in the spool.
     var received: UInt64 = 0
     var synced: UInt64 = 0
-    /// The end of the server's log, as it said last, and when it last said anything.
-    var serverEnd: UInt64 = 0
-    var contact: Moment?
-    /// When everything that the server had was received, and everything received was durable, last.
-    var level: Moment?
-    var durable: Moment?
     var clock: Clock?
+    /// Where the server's log ended when it said so last, and when that was first ahead of what was received.
+    var serverEnd: UInt64 = 0
+    var aheadSince: Moment?
+    /// When the server was heard last; `nil`: not yet.
+    var contact: Moment?
     var lastTail = 0.0
+    var pace = TailPace()
     /// The receiver has ended; with the failure to tell after everything in the queue.
     var ended = false
     var failure: (any Error)?
     var stopping = false
     var closing = false
+    /// Why receiving is given up though nothing failed.
+    var interruption: ArchiveError?
     var waiter: CheckedContinuation<Void, Never>?
     /// `next` saw its task cancelled.
     var cancelled = false
@@ -164,6 +168,9 @@ struct StreamState {
         return open.spooled ? max(open.given, min(synced, received)) : open.given
     }
 
+    /// Whether there is something that the archive may still get from here.
+    var isInHand: Bool { !unarchived.isEmpty || open?.hasTail == true }
+
     /// Whether a tail is to be cut now.
     ///
     /// - Parameters:
@@ -171,7 +178,7 @@ struct StreamState {
     ///   - interval: longest time that received log waits, in seconds, when no commit waits for it.
     func isTailDue(at time: Double, interval: Double) -> Bool {
         guard let open, open.hasTail else { return false }
-        if ended || stopping || time - lastTail >= interval { return true }
+        if ended || stopping || time - lastTail >= pace.interval(of: interval) { return true }
         return open.awaited && unarchived.count(where: { $0.name.part != nil }) < Self.tailsUnderWay
     }
 
@@ -180,7 +187,7 @@ struct StreamState {
     /// - Parameter sequence: `nil` when it is not given out yet.
     mutating func takeTail(sequence: UInt64?) -> LogPiece? {
         guard let open, let piece = self.open?.takeTail(sequence: sequence ?? 0), let part = piece.name.part else { return nil }
-        unarchived.append(.init(name: piece.name, start: part.lowerBound, end: part.upperBound, spooled: open.spooled, sequence: sequence))
+        unarchived.append(.init(name: piece.name, start: part.lowerBound, end: part.upperBound, spooled: open.spooled, commit: piece.events.firstCommit(behind: 0), sequence: sequence))
         return piece
     }
 
@@ -212,34 +219,11 @@ struct StreamState {
             name: open.name, branch: open.branch, start: open.start, end: open.received, bytes: keep ? open.bytes : nil,
             events: open.events, lastRecord: open.lastRecord, tails: open.tails, spooled: open.spooled)
         unarchived.append(
-            .init(name: PieceName(branch: open.branch, name: open.name), start: open.given, end: open.received, spooled: open.spooled))
+            .init(
+                name: PieceName(branch: open.branch, name: open.name), start: open.given, end: open.received, spooled: open.spooled,
+                commit: closed.events.firstCommit(behind: open.given)))
         self.open = nil
         queue.append(.segment(closed))
-    }
-
-    /// The server told how far its log goes.
-    mutating func heard(_ end: UInt64, at time: Moment) {
-        serverEnd = end
-        contact = time
-        if received >= end { level = time }
-    }
-
-    /// See `LogSource.progress`.
-    func progress() -> LogProgress {
-        var progress = LogProgress()
-        if received < serverEnd { progress.unreceived = .init(bytes: serverEnd - received, since: level ?? contact) }
-        if ended { progress.unreceived = .init(bytes: nil, since: level ?? contact) }
-        if flushed < received { progress.unsynced = .init(bytes: received - flushed, since: durable) }
-        var bytes: UInt64 = 0
-        var oldest: Moment?
-        func wait(_ events: some Sequence<LogEvent>, behind given: UInt64, to end: UInt64) {
-            bytes += end - min(given, end)
-            for event in events where event.kind == .commit && event.end > given { oldest = min(oldest ?? event.time, event.time) }
-        }
-        for case .segment(let segment) in queue { wait(segment.events, behind: segment.tails.last?.part?.upperBound ?? segment.start, to: segment.end) }
-        if let open { wait(open.events[open.eventsGiven...], behind: open.given, to: open.received) }
-        progress.ungiven = .init(bytes: bytes, since: oldest)
-        return progress
     }
 
     mutating func takeWaiter() -> CheckedContinuation<Void, Never>? {

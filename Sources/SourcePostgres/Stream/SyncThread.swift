@@ -40,6 +40,9 @@ final class SyncThread: Sendable {
         if wake { work.signal() }
     }
 
+    /// Begins anew at a position, which may lie before what was made durable: nothing behind it counts. Nothing may be under way.
+    func restart(at position: UInt64) { state.withLock { $0.done = position } }
+
     /// Makes everything written to `file` up to `position` durable on the calling thread, the one that asks. Blocks.
     ///
     /// - Returns: `false` when a flush is asked for or under way.

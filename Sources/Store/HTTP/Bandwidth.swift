@@ -8,28 +8,34 @@ public final class Bandwidth: Sendable {
     enum Direction: Int, Sendable, CaseIterable { case upload, download }
 
     private struct State {
+        var plan: BandwidthPlan
         var lines: [BandwidthLine]
         var limits: BandwidthPlan.Limits
         /// When the plan was last asked.
         var asked: Moment
     }
-    private let plan: BandwidthPlan
     private let now: @Sendable () -> Moment
     private let state: Mutex<State>
 
     /// - Parameter now: the time of day, which the plan's schedule goes by.
     public init(_ plan: BandwidthPlan, now: @escaping @Sendable () -> Moment) {
-        self.plan = plan
         self.now = now
         let time = now()
         let limits = plan.limits(at: time)
         state = Mutex(
             State(
-                lines: Direction.allCases.map { BandwidthLine(TokenBucket(rate: Self.rate(limits, $0), at: time)) }, limits: limits, asked: time))
+                plan: plan, lines: Direction.allCases.map { BandwidthLine(TokenBucket(rate: Self.rate(limits, $0), at: time)) }, limits: limits, asked: time))
     }
 
-    /// Whether the plan never limits anything.
-    var isUnlimited: Bool { ([plan.always] + plan.rules.map(\.limits)).allSatisfy { $0.upload == nil && $0.download == nil } }
+    /// Puts another plan in force, also for transfers under way.
+    public func update(_ plan: BandwidthPlan) {
+        let time = now()
+        state.withLock { state in
+            state.plan = plan
+            state.limits = plan.limits(at: time)
+            state.asked = time
+        }
+    }
 
     /// How many bytes should move at once, so that a stream is smooth and shared: a sixteenth of a second's, 1 KiB to 128 KiB.
     func piece(_ direction: Direction) -> Int {
@@ -54,7 +60,7 @@ public final class Bandwidth: Sendable {
         let time = now()
         return state.withLock { state in
             if !(0..<1).contains(time - state.asked) {
-                state.limits = plan.limits(at: time)
+                state.limits = state.plan.limits(at: time)
                 state.asked = time
             }
             for way in Direction.allCases { state.lines[way.rawValue].advance(to: time, rate: Self.rate(state.limits, way)) }

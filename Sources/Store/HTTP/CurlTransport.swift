@@ -10,7 +10,7 @@ public struct CurlTransport: HTTPTransport {
     /// - Parameter bandwidth: shared by all transports that move bytes over the same line; `nil`: no limit.
     public init(_ options: TransportOptions = TransportOptions(), bandwidth: Bandwidth? = nil) {
         self.options = options
-        self.bandwidth = bandwidth?.isUnlimited == false ? bandwidth : nil
+        self.bandwidth = bandwidth
     }
 
     public func send(_ request: HTTPRequest) async throws -> HTTPResponse { try await CurlLane.shared.send(request, options, bandwidth) }

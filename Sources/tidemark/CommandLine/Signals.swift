@@ -15,22 +15,31 @@ enum Signals {
     /// Writing to a closed pipe is an error like any other. First thing in the program.
     static func ignorePipes() { signal(SIGPIPE, SIG_IGN) }
 
+    /// SIGHUP means nothing yet: there is nothing that could be read again.
+    static func ignoreHangUp() { signal(SIGHUP, SIG_IGN) }
+
     /// Calls `body` on a thread of its own with each SIGINT and SIGTERM, and how many came before it.
     ///
     /// A handler and not `sigwait`: the main thread of a Swift program with an asynchronous `main` waits in `dispatch_main`, which lets
     /// every signal through there, whatever was blocked before.
-    static func watch(_ body: @escaping @Sendable (_ signal: Int32, _ before: Int) -> Void) {
+    ///
+    /// - Parameter hangUp: called with each SIGHUP, on the same thread; `nil`: SIGHUP stays what it was.
+    static func watch(hangUp: (@Sendable () -> Void)? = nil, _ body: @escaping @Sendable (_ signal: Int32, _ before: Int) -> Void) {
         let source = pipe.read  // made here, not in the handler
         startThread {
             var before = 0
             while true {
                 var number: UInt8 = 0
                 guard read(source, &number, 1) == 1 else { continue }
+                if Int32(number) == SIGHUP {
+                    hangUp?()
+                    continue
+                }
                 body(Int32(number), before)
                 before += 1
             }
         }
-        for number in [SIGINT, SIGTERM] {
+        for number in [SIGINT, SIGTERM] + (hangUp == nil ? [] : [SIGHUP]) {
             signal(number) { number in
                 let saved = errno
                 var byte = UInt8(truncatingIfNeeded: number)

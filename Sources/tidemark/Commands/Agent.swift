@@ -9,10 +9,20 @@ import Source
 import Store
 
 let agentCommand = Command(
-    "agent", "Archive all sources until SIGTERM.", options: [Shared.config],
+    "agent", "Archive all sources until SIGTERM; SIGHUP reads the configuration again.",
+    options: [Shared.config, Option("log-format", "FORMAT", help: "text or json; default: what the configuration says.")],
     example: "tidemark agent --config /etc/tidemark/tidemark.yaml"
 ) { arguments in
+    Signals.ignoreHangUp()
+    let format = try arguments["log-format"].map { word throws(ArchiveError) -> Log.Format in
+        guard let format = Log.Format(rawValue: word) else {
+            throw ArchiveError(.usage, "--log-format was given '\(word)'.", remedy: "Write text or json.")
+        }
+        return format
+    }
     let configuration = try Shared.configuration(arguments)
+    Log.format = format ?? configuration.logFormat
+    let manager = ServiceManager { getenv($0).map { String(cString: $0) } }
     let place = try ArchivePlace(configuration)
     // What copies need of what is put now is kept in memory for them.
     let copies = try place.copies()
@@ -21,7 +31,8 @@ let agentCommand = Command(
     let context = try AgentContext(configuration, catalog: catalog, place: place)
     let shipments = context.shipments
     let copying = Copying(copies, at: place, of: catalog, configuration: configuration)
-    let services = AgentServices(try AgentServices.all(context))
+    let liveness: [any AgentService] = manager.map { [ServiceLiveness(manager: $0, context: context)] } ?? []
+    let services = AgentServices(try AgentServices.all(context) + liveness)
     // A source that is refused ends the agent's work on it, never that on the others.
     let work = Task {
         await withTaskGroup(of: (any Error)?.self) { group in
@@ -38,9 +49,11 @@ let agentCommand = Command(
         }
     }
     // SIGTERM: finish what is in hand, within a limit, since a store that cannot be reached would keep us for ever.
-    Signals.watch { number, before in
+    let reload = AgentReload(context: context, path: Shared.configPath(arguments), logFormat: format, manager: manager)
+    Signals.watch(hangUp: { reload() }) { number, before in
         if before > 0 { _exit(128 + number) }
         Log().info("stopping")
+        do { try manager?.notify("STOPPING=1\nSTATUS=archiving what is in hand") } catch { Log().warning("\(error)") }
         services.stop()
         copying.stop()
         Task { for shipment in shipments { await shipment.keeper.stop() } }

@@ -101,7 +101,9 @@ struct AgentServices: Sendable {
 
     /// - Throws: where one cannot begin, such as a port that is taken: the agent does not start then.
     static func all(_ context: AgentContext) throws -> [any AgentService] {
-        [LagService(context), BaseService(context), ExpiryService(context: context)]
+        // Who tells others comes first, so that nothing is missed.
+        let status = try context.configuration.listen.map { [try StatusService(context, on: $0)] } ?? []
+        return [NotifyService(context)] + status + [LagService(context), BaseService(context), ExpiryService(context: context)] + SlotGuardService.all(context)
     }
 
     init(_ services: [any AgentService]) {

@@ -1,15 +1,23 @@
 import ArchiveCore
 import Catalog
+import Glibc
 import Runtime
 import Sidecar
 import Source
 import Store
 
 let checkCommand = Command(
-    "check", "Check every precondition; each failure comes with its remedy.", options: [Shared.config, Shared.json, Shared.source],
+    "check", "Check every precondition; each failure comes with its remedy.",
+    options: [
+        Shared.config, Shared.json, Shared.source,
+        Option("print-setup", help: "Check nothing, and print what has to be run and written on all hosts for this configuration."),
+        Option("user", "NAME", help: "With --print-setup: the account that the agent runs as; default: the Gitaly storage's owner, else tidemark."),
+    ],
     example: "tidemark check --config /etc/tidemark/tidemark.yaml"
 ) { arguments in
     let configuration = try Shared.configuration(arguments)
+    if arguments.has("print-setup") { return try await printSetup(configuration, arguments) }
+    guard !arguments.has("user") else { throw ArchiveError(.usage, "--user goes with --print-setup only.") }
     var findings: [String: [Finding]] = [:]
     var order = ["archive"]
     var opened: Catalog?
@@ -30,6 +38,16 @@ let checkCommand = Command(
     } catch let error as ArchiveError {
         findings["archive"] = [Finding(.failure, "archive", error.message, remedy: error.remedy)]
     }
+    if let listen = configuration.listen {
+        order.append("status")
+        findings["status"] = [
+            listen.isLoopback
+                ? Finding(.ok, "status", "the status server listens on \(listen), for this machine only")
+                : Finding(
+                    .warning, "status", "the status server listens on \(listen): it asks nobody for a password",
+                    remedy: "Listen on 127.0.0.1, or see that only those reach the port who may read names, positions and errors of all sources.")
+        ]
+    }
     let place = try ArchivePlace(configuration)
     for (number, copy) in try place.copies().enumerated() {
         let name = "copy \(copy.description)"
@@ -41,6 +59,8 @@ let checkCommand = Command(
             findings[name] = found.map { Finding($0, of: name) }
         }
     }
+    order.append("agent")
+    findings["agent"] = try await blocking { HostChecks.findings(configuration) }
     for source in try Shared.sources(arguments, of: configuration) {
         order.append(source.name)
         let (kind, component) = Registry.component(source, of: configuration)
@@ -82,6 +102,19 @@ let checkCommand = Command(
         }
     }
     return all.contains { $0.level == .failure } ? 1 : 0
+}
+
+private func printSetup(_ configuration: Configuration, _ arguments: Arguments) async throws -> Int32 {
+    let guide = try await blocking {
+        let storage = configuration.sources.lazy.compactMap { source -> String? in if case .gitaly(let storage, _, _, _, _) = source.kind { storage } else { nil } }.first
+        let user = arguments["user"] ?? storage.map { OwnHost.owner(of: $0) ?? "git" } ?? "tidemark"
+        return try SetupGuide(
+            configuration,
+            host: .init(
+                user: user, address: { OwnHost.address(toward: $0, port: $1) }, environment: { name in getenv(name).map { String(cString: $0) } }))
+    }
+    if arguments.has("json") { try Output.json(guide.steps) } else { Output.put(guide.text, to: 1) }
+    return 0
 }
 
 extension Finding {

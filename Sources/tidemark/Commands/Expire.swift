@@ -3,7 +3,9 @@ import Catalog
 import Planner
 import Retention
 import Runtime
+import Sidecar
 import Store
+import Synchronization
 
 struct ExpireResult: Encodable {
     struct Base: Encodable {
@@ -93,7 +95,7 @@ enum Expiry {
         let place = try ArchivePlace(configuration)
         let catalog = try await place.open()
         let run = ExpiryRun(catalog, kinds: Registry.kinds, owner: Usage.owner, clock: { now() }, progress: progress)
-        var places = [Place(name: catalog.store.description, reports: try await run.run(policies, apply: apply))]
+        var places = [Place(name: catalog.store.description, reports: try await alone(in: catalog, if: apply) { try await run.run(policies, apply: apply) })]
         for store in try place.copies() {
             var result = Place(name: store.description)
             do {
@@ -102,11 +104,24 @@ enum Expiry {
                     throw ArchiveError(.twoHistories, "\(store.description) holds another archive.", remedy: "Name the right place under 'copies'.")
                 }
                 let run = ExpiryRun(copy, copyOf: catalog, kinds: Registry.kinds, owner: Usage.owner, clock: { now() }, progress: progress)
-                result.reports = try await run.run(policies, apply: apply)
+                let others = places[0].reports
+                result.reports = try await alone(in: copy, if: apply) { try await run.run(policies, apply: apply, after: others) }
             } catch let error as ArchiveError { result.error = error }
             places.append(result)
         }
         return places
+    }
+
+    /// One expiry at a time removes anything from a place.
+    private static func alone<T: Sendable>(in catalog: Catalog, if apply: Bool, _ body: @escaping @Sendable () async throws -> T) async throws -> T {
+        guard apply else { return try await body() }
+        let isTold = Mutex(false)
+        return try await holdingLease("expire", for: "expiry", in: catalog, isPatient: true) { other in
+            guard !isTold.withLock({ told in defer { told = true }; return told }) else { return }
+            Log("expire").info("waiting for \(other.host) (process \(other.process)), which expires \(catalog.store.description) since \(other.since)")
+        } _: {
+            try await body()
+        }
     }
 
     static func render(_ place: Place, apply: Bool) {

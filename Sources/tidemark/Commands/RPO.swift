@@ -18,6 +18,7 @@ let rpoCommand = Command(
     guard !(arguments.has("json") && arguments.has("html")) else { throw ArchiveError(.usage, "--json and --html were both given.", remedy: "Give one of them.") }
     let created = now()
     let to = try arguments["until"].map { text throws(ArchiveError) in try periodEnd(text, now: created) } ?? created
+    guard to <= created else { throw ArchiveError(.usage, "The period ends in the future.", remedy: "Give an --until that is over, or none.") }
     let from = try periodEnd(arguments["since"] ?? "7d", now: created)
     guard from < to else { throw ArchiveError(.usage, "The period ends before it begins.", remedy: "Give a --since that is earlier than --until.") }
     var objective: Double?
@@ -60,11 +61,15 @@ private func periodEnd(_ text: String, now: Moment) throws(ArchiveError) -> Mome
     return try TargetTime.parse(text, zone: nil, now: now)
 }
 
+/// What is known of a source as of `to`.
 private func subject(_ source: String, from: Moment, to: Moment, now: Moment, in catalog: Catalog) async throws -> RPOReport.Subject {
     let incarnations = try await catalog.incarnations(of: source)
-    var subject = RPOReport.Subject(source: source, kind: incarnations.last?.kind ?? "", rows: try await catalog.lagRows(of: source, from: from, to: to), archivedUpTo: nil, verifiedUpTo: nil)
+    var subject = RPOReport.Subject(
+        source: source, kind: incarnations.last?.kind ?? "", rows: try await catalog.lagRows(of: source, from: from, to: to),
+        newest: try await catalog.newestLagRow(of: source, before: to), archivedUpTo: nil, verifiedUpTo: nil)
     if let newest = incarnations.last {
-        subject.archivedUpTo = try await catalog.watermark(of: newest)
+        // The watermark tells of the present; of times before only the rows do.
+        if to == now { subject.archivedUpTo = try await catalog.watermark(of: newest) }
         subject.verifiedUpTo = try await catalog.verifiedUpTo(of: newest)
     }
     return subject

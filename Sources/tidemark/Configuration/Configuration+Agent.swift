@@ -1,6 +1,7 @@
 import ArchiveCore
 import Foundation
 import Planner
+import Runtime
 
 extension Configuration {
     /// When PostgreSQL's slot is a danger, and what is done about it.
@@ -13,7 +14,7 @@ extension Configuration {
         var drop = 600.0
     }
 
-    enum LogFormat: String, Sendable, CaseIterable { case text, json }
+    typealias LogFormat = Log.Format
 
     /// One of a few words.
     static func choice<T: CaseIterable & RawRepresentable>(_ node: YAMLNode, _ key: String, text: Text, fail: Fail) throws(ArchiveError) -> T where T.RawValue == String {
@@ -87,5 +88,12 @@ extension Configuration {
             settings.drop = try duration(node, "drop", 1...31_536_000, such: "10m", text: text, fail: fail)
         }
         return settings
+    }
+}
+
+extension Configuration.Source {
+    /// `nil` for a source that has none.
+    var slotGuard: Configuration.SlotSettings? {
+        if case .postgres(_, _, _, let settings) = kind { settings } else { nil }
     }
 }

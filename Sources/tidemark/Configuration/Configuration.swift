@@ -2,19 +2,21 @@ import ArchiveCore
 import CrossCheck
 import DurableIO
 import Glibc
+import Notify
 import Planner
 import SourcePostgres
+import StatusServer
 import Store
 
 /// The configuration file, read and checked as a whole.
 struct Configuration: Sendable {
     enum GitalyLog: String, Sendable, CaseIterable { case wal, spool }
-    enum Kind: Sendable {
+    enum Kind: Sendable, Hashable {
         case postgres(conninfo: String, slot: String, ack: Acknowledgement, slotGuard: SlotSettings)
         case gitaly(storage: String, log: GitalyLog, spool: String?, prune: Bool, fence: Fence?)
     }
     /// Into which PostgreSQL's log a storage's fences go.
-    struct Fence: Sendable {
+    struct Fence: Sendable, Hashable {
         /// The PostgreSQL source's name in the archive.
         var anchor: String
         var conninfo: String
@@ -47,7 +49,9 @@ struct Configuration: Sendable {
     /// Seconds of commits that may be lost at most.
     var objective = 5.0
     /// Where the agent's status server listens.
-    var listen: String?
+    var listen: ListenAddress?
+    /// Who is told of what happens.
+    var notify: [Recipient] = []
     var logFormat = LogFormat.text
     /// Queries that the cross-check after a restore asks beside GitLab's own, by source.
     var checks: [(source: String, query: CheckQuery)] = []
@@ -144,15 +148,17 @@ struct Configuration: Sendable {
         }
         if let node = top["listen"] {
             let value = try text(node, "listen")
-            guard let colon = value.lastIndex(of: ":"), colon != value.startIndex, let port = UInt16(value[value.index(after: colon)...]), port > 0
-            else { throw fail(node.place, "'listen' is '\(value)'", "Write an address and a port, such as 127.0.0.1:9187.") }
-            listen = value
+            guard let address = ListenAddress(value) else {
+                throw fail(node.place, "'listen' is '\(value)'", "Write an IP address and a port, such as 127.0.0.1:9187 or [::1]:9187; a name such as localhost is none.")
+            }
+            listen = address
         }
 
         if let node = top["rpo"] {
             let keys = try fields(node, ["objective"], of: "'rpo'")
             if let node = keys["objective"] { objective = try Self.duration(node, "objective", 0.1...31_536_000, such: "5s", text: text, fail: fail) }
         }
+        if let node = top["notify"] { notify = try Self.notify(node, fields: fields, text: text, fail: fail) }
         if let node = top["log"] { logFormat = try Self.choice(node, "log", text: text, fail: fail) }
         let base = try top["base"].map { node throws(ArchiveError) in try Self.base(node, fields: fields, text: text, fail: fail) }
         let keep = try top["keep"].map { node throws(ArchiveError) in try Self.keep(node, fields: fields, text: text, fail: fail) }

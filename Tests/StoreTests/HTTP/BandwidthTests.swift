@@ -101,7 +101,17 @@ struct BandwidthTests {
         #expect(!bandwidth.take(1, .upload, for: 1) && bandwidth.take(1 << 30, .download, for: 1))
         time.pass(10 * 3600)
         #expect(bandwidth.admit().map(\.id) == [1] && bandwidth.wait == nil && bandwidth.take(1 << 30, .upload, for: 1))
-        #expect(Bandwidth(BandwidthPlan(), now: { time.now }).isUnlimited && !bandwidth.isUnlimited)
+    }
+
+    @Test("a plan that replaces another is in force at once, also for those who wait")
+    func update() {
+        let time = ManualTime("2026-11-25T07:59:58Z")
+        let bandwidth = Bandwidth(BandwidthPlan(), now: { time.now })
+        #expect(bandwidth.take(1 << 30, .upload, for: 1))
+        bandwidth.update(BandwidthPlan(always: .init(upload: 160_000)))
+        #expect(bandwidth.piece(.upload) == 10_000 && !bandwidth.take(1 << 30, .upload, for: 1) && bandwidth.wait != nil)
+        bandwidth.update(BandwidthPlan())
+        #expect(bandwidth.admit().map(\.id) == [1] && bandwidth.wait == nil)
     }
 
     @Test("limits all transfers together, both ways", arguments: [true, false])
