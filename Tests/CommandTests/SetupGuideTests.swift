@@ -68,7 +68,13 @@ struct SetupGuideTests {
 
 @Suite("Preconditions of a host")
 struct HostCheckTests {
-    @Test("room", arguments: [(100 << 20, 100 << 30, "failure"), (900 << 20, 2 << 30, "warning"), (3 << 30, 100 << 30, "warning"), (50 << 30, 100 << 30, "ok"), (0, 0, "failure")])
+    /// Free and all bytes.
+    static let rooms: [(free: Int, total: Int, level: String)] = {
+        let (mebi, gibi) = (1 << 20, 1 << 30)
+        return [(100 * mebi, 100 * gibi, "failure"), (900 * mebi, 2 * gibi, "warning"), (3 * gibi, 100 * gibi, "warning"), (50 * gibi, 100 * gibi, "ok"), (0, 0, "failure")]
+    }()
+
+    @Test("room", arguments: rooms)
     func room(_ free: Int, _ total: Int, _ level: String) {
         let finding = HostChecks.room("/srv", free: UInt64(free), total: UInt64(total), wanted: HostChecks.space)
         #expect(finding.level.rawValue == level && (finding.remedy != nil) == (level != "ok"))
