@@ -123,7 +123,7 @@ extension Catalog {
             do { return try await lagRowsNow(of: source, from: from, to: to) } catch let error as ArchiveError where error.code == .objectMissing {
                 // An agent at work put a larger object in the place of smaller ones.
                 attempts += 1
-                guard attempts < 10 else { throw error }
+                guard attempts < 100 else { throw error }
             }
         }
     }
@@ -167,7 +167,7 @@ extension Catalog {
         while true {
             do { return try await newestNow(of: source, before: time) } catch let error as ArchiveError where error.code == .objectMissing {
                 attempts += 1
-                guard attempts < 10 else { throw error }
+                guard attempts < 100 else { throw error }
             }
         }
     }

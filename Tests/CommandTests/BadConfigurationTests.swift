@@ -18,7 +18,7 @@ struct BadConfigurationTests {
         ("keep: { window: -1d }\n", "'window'", "14d"), ("keep: { window: 99999999999999999999d }\n", "'window'", "14d"),
         ("rpo: { objektive: 5s }\n", "t.yaml:2:8: 'rpo' has no key 'objektive'", "objective"), ("rpo: { objective: 0s }\n", "t.yaml:2:19: 'objective' is '0s'", "5s"),
         ("rpo: 5s\n", "t.yaml:2:6", ""), ("log: yaml\n", "t.yaml:2:6: 'log' is 'yaml'", "json"), ("log: JSON\n", "t.yaml:2:6", "json"),
-        ("lisen: 127.0.0.1:1\n", "t.yaml:2:1: the configuration has no key 'lisen'", "listen"), ("listen: 127.0.0.1:0\n", "t.yaml:2:9", "9187"),
+        ("lisen: 127.0.0.1:1\n", "t.yaml:2:1: the configuration has no key 'lisen'", "listen"),
         ("listen: 127.0.0.1:65536\n", "t.yaml:2:9", "9187"), ("notfy: []\n", "no key 'notfy'", "notify"),
     ])
     func sections(_ lines: String, _ message: String, _ remedy: String) {

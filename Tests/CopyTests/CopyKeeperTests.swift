@@ -123,7 +123,7 @@ struct CopyKeeperTests {
         try await world.close()
     }
 
-    @Test("follows its primary, outlives an outage, and ends at once when it is told to", .timeLimit(.minutes(2)))
+    @Test("follows its primary, outlives an outage, and ends at once when it is told to", .timeLimit(.minutes(10)))
     func follows() async throws {
         let world = try await World(in: primary, seed: 5)
         let copy = MemoryStore()

@@ -172,7 +172,7 @@ struct FallbackTests {
         #expect(hanging.count("list") == 1)
     }
 
-    @Test("a copy that hangs from the beginning holds nothing up once the primary, or another copy, has answered", .timeLimit(.minutes(1)), arguments: [false, true])
+    @Test("a copy that hangs from the beginning holds nothing up once the primary, or another copy, has answered", .timeLimit(.minutes(10)), arguments: [false, true])
     func hangs(_ isPrimaryDead: Bool) async throws {
         let world = try await world()
         let expected = try await restored(world.catalog)

@@ -106,9 +106,9 @@ struct SetupGuide: Sendable {
         var notes = ["Above every line that would match first; then: SELECT pg_reload_conf();"]
         var lines: [String] = []
         let map = "tidemark"
-        for database in databases {
-            // `replication` is a keyword only without quotes.
-            let place = database == "replication" ? database : Self.quotedHBA(database)
+        for (number, database) in databases.enumerated() {
+            // `replication` is a keyword only without quotes: the first of two, never a database of that name.
+            let place = number == 0 && databases.count == 2 ? database : Self.quotedHBA(database)
             if facts.isSocket {
                 let method = usesPassword(facts) ? "scram-sha-256" : role == host.user ? "peer" : "peer map=\(map)"
                 lines.append("local \(place) \(Self.quotedHBA(role)) \(method)")

@@ -4,7 +4,7 @@ import Testing
 
 @testable import Store
 
-@Suite("The limit of requests at once", .timeLimit(.minutes(1)))
+@Suite("The limit of requests at once", .timeLimit(.minutes(10)))
 struct AdaptiveLimitTests {
     @Test("grows by one after each round of successes, up to its maximum")
     func grows() {

@@ -15,7 +15,7 @@ final class ManualTime: Sendable {
     func pass(_ seconds: Double) { time.withLock { $0 = $0.adding(nanoseconds: Int64(seconds * 1e9)) } }
 }
 
-@Suite("Bandwidth", .timeLimit(.minutes(1)))
+@Suite("Bandwidth", .timeLimit(.minutes(10)))
 struct BandwidthTests {
     @Test("a bucket holds a quarter of a second, and debts are paid by waiting")
     func bucket() {

@@ -5,7 +5,7 @@ import Glibc
 import Store
 import Testing
 
-@Suite("The transport", .timeLimit(.minutes(2)))
+@Suite("The transport", .timeLimit(.minutes(10)))
 struct CurlTransportTests {
     private let transport = CurlTransport(options())
 

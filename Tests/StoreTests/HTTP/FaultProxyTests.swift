@@ -4,7 +4,7 @@ import Synchronization
 import Testing
 
 /// Says of each fault what a client must see, so that the suites that run through the proxy mean what they say.
-@Suite("Through faults", .timeLimit(.minutes(1)))
+@Suite("Through faults", .timeLimit(.minutes(10)))
 struct FaultProxyTests {
     private let body = [UInt8]((0..<10_000).map { UInt8(truncatingIfNeeded: $0) })
 

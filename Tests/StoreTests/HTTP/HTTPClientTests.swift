@@ -42,7 +42,7 @@ final class FakeTime: Sendable {
     }
 }
 
-@Suite("A client of HTTP", .timeLimit(.minutes(1)))
+@Suite("A client of HTTP", .timeLimit(.minutes(10)))
 struct HTTPClientTests {
     private let start = Moment("2026-11-25T03:00:00Z")!
     private let request = HTTPRequest(

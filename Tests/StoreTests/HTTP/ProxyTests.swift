@@ -3,7 +3,7 @@ import ArchiveTesting
 import Store
 import Testing
 
-@Suite("Through a proxy", .timeLimit(.minutes(1)))
+@Suite("Through a proxy", .timeLimit(.minutes(10)))
 struct ProxyTests {
     @Test("plain requests name the whole address, and the proxy gets its own password")
     func plain() async throws {

@@ -6,7 +6,7 @@ import Runtime
 import Store
 import Testing
 
-@Suite("TLS", .timeLimit(.minutes(2)))
+@Suite("TLS", .timeLimit(.minutes(10)))
 struct TLSTests {
     private let directory: TemporaryDirectory
     private var certificate: String { directory.path + "/certificate.pem" }
