@@ -89,13 +89,16 @@ public struct StoreContext: Sendable {
     /// Looks up a variable of the environment.
     public var environment: @Sendable (String) -> String?
     public var now: @Sendable () -> Moment
+    /// How often a service is asked again.
+    public var retries: RetryPolicy
     /// Tells somebody what they should know, in one sentence without secrets.
     public var warn: @Sendable (String) -> Void
 
     public init(
         transport: @escaping @Sendable (TransportOptions) throws -> any HTTPTransport, environment: @escaping @Sendable (String) -> String?,
-        now: @escaping @Sendable () -> Moment, warn: @escaping @Sendable (String) -> Void
+        now: @escaping @Sendable () -> Moment, retries: RetryPolicy = RetryPolicy(), warn: @escaping @Sendable (String) -> Void
     ) {
+        self.retries = retries
         self.transport = transport
         self.environment = environment
         self.now = now

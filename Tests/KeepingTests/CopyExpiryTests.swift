@@ -48,7 +48,7 @@ struct CopyExpiryTests {
             try await Self.level(history.catalog, copy)
             #expect(await Self.content(copy) == Self.content(store))
         }
-        let findings = try await second.verify(source: "main", kinds: History.kinds, options: VerifyOptions(contents: true)).flatMap(\.findings)
+        let findings = try await second.verify(source: "main", kinds: History.kinds, options: VerifyOptions()).flatMap(\.findings)
         #expect(findings == [], "\(findings)")
     }
 

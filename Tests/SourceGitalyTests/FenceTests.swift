@@ -291,7 +291,7 @@ struct FenceTests {
         order.prove(one.pieces + two.pieces, 0, "restart")
     }
 
-    @Test("for every fence: what it calls older is older, what it calls newer is newer", .timeLimit(.minutes(4)), arguments: Array<UInt64>(1...12))
+    @Test("for every fence: what it calls older is older, what it calls newer is newer", .timeLimit(.minutes(10)), arguments: Array<UInt64>(1...12))
     func property(_ seed: UInt64) async throws {
         let order = try TrueOrder(storages: 2)
         let isOver = Mutex(false)

@@ -16,7 +16,7 @@ struct ReadBackTests {
         return String(name)
     }
 
-    @Test("a closed segment comes from the server, byte for byte, and from the spool once the server lost it", .timeLimit(.minutes(5)))
+    @Test("a closed segment comes from the server, byte for byte, and from the spool once the server lost it", .timeLimit(.minutes(10)))
     func segment() async throws {
         let server = try await Server(try #require(Server.bindirs.first))
         let state = try TemporaryDirectory()

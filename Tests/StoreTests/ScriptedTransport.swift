@@ -32,7 +32,10 @@ let scriptedTime = Moment("2026-11-24T02:53:30Z")!
 func openScripted(
     _ url: String, _ transport: ScriptedTransport, environment: [String: String] = [:], warnings: Warnings = Warnings(), at time: Moment = scriptedTime
 ) throws -> any ObjectStore {
-    try StoreLocation(url).open(StoreContext(transport: { _ in transport }, environment: { environment[$0] }, now: { time }, warn: { warnings.add($0) }))
+    // Patient: the machine may be slow, and what is scripted ends by itself.
+    try StoreLocation(url).open(
+        StoreContext(
+            transport: { _ in transport }, environment: { environment[$0] }, now: { time }, retries: RetryPolicy(patience: 86_400), warn: { warnings.add($0) }))
 }
 
 func json(_ object: [String: Any], status: Int = 200, headers: [(name: String, value: String)] = []) throws -> HTTPResponse {

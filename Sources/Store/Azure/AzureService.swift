@@ -21,7 +21,7 @@ final class AzureService: WriteOnceService {
         now = context.now
         access = try AzureAccess(location, context.environment)
         let transport = try context.transport(location.transport)
-        client = HTTPClient(transport, service: description, now: context.now, telling: context.warn)
+        client = HTTPClient(transport, service: description, now: context.now, policy: context.retries, telling: context.warn)
         guard case .identity(let identity) = access.credentials else {
             tokens = nil
             return

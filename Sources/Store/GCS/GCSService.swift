@@ -21,7 +21,7 @@ final class GCSService: WriteOnceService {
         let credentials = GCSCredentials(location, endpoint, context.environment)
         if case .anonymous = credentials { isAnonymous = true } else { isAnonymous = false }
         let transport = try context.transport(location.transport)
-        client = HTTPClient(transport, service: description, now: context.now, telling: context.warn)
+        client = HTTPClient(transport, service: description, now: context.now, policy: context.retries, telling: context.warn)
         var direct = location.transport
         direct.proxy = ""
         let remote = TokenServer(transport, name: "Google's token server", policy: .token, now: context.now)

@@ -105,7 +105,7 @@ final class S3Service: Sendable {
             pacing: pacing)
         let chain = S3CredentialChain(environment: environment, files: files, requests: requests, profile: location.profile)
         return Session(
-            place: place, client: HTTPClient(transport, service: location.description, now: context.now, pacing: pacing, telling: context.warn),
+            place: place, client: HTTPClient(transport, service: location.description, now: context.now, policy: context.retries, pacing: pacing, telling: context.warn),
             credentials: S3CredentialCache { now in try await chain.find(at: now) })
     }
 
