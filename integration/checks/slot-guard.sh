@@ -13,9 +13,9 @@ attempts() { grep -c "Trying again" "$TM_WORK/agent.log" || true; }
 more_attempts() { [ "$(attempts)" -gt "$1" ]; }
 line_of() { grep -n -m1 "$1" "$TM_WORK/agent.log" | cut -d: -f1; }
 write_wal() { sql "$PG" "SELECT pg_logical_emit_message(false, 'load', repeat('x', $1))" >/dev/null; }
-dropped() { # 1 MB a second, until the slot is gone or its room is
+dropped() { # 1.25 MB a second, until the slot is gone or its room is
     local row behind
-    behind=$(( ($(now_ms) - BEGUN) * 1000 - WRITTEN ))
+    behind=$(( ($(now_ms) - BEGUN) * 1250 - WRITTEN ))
     [ "$behind" -le 8000000 ] || behind=8000000
     if [ "$behind" -gt 0 ]; then
         write_wal "$behind"
@@ -36,7 +36,7 @@ step "Start PostgreSQL and the agent"
 TM_INITDB="--wal-segsize=1" start_postgres "$BIN" "$PG" "max_slot_wal_keep_size = '32MB'" "max_wal_size = '8MB'" "min_wal_size = '2MB'"
 DSN="$(conninfo "$PG")"
 write_config_postgres_only
-printf '    slot_guard: { policy: drop, warn: 2h, drop: 10s }\n' >>"$CONFIG"
+printf '    slot_guard: { policy: drop, warn: 2h, drop: 8s }\n' >>"$CONFIG"
 tidemark_or_die init --config "$CONFIG"
 start_agent
 wait_for "the agent to stream" 60 streaming || { tail -20 "$TM_WORK/agent.log" >&2; exit 1; }
