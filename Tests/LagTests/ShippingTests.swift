@@ -61,10 +61,10 @@ private final class ReadableStore: ObjectStore {
     }
     func remove(_ key: ObjectKey) async throws {
         try refuse()
-        try await memory.remove(key)
+        await memory.remove(key)
     }
     func get(_ key: ObjectKey, range: Range<UInt64>?) async throws -> [UInt8] { try await memory.get(key, range: range) }
-    func list(prefix: String, after key: String?, limit: Int) async throws -> [ObjectInfo] { try await memory.list(prefix: prefix, after: key, limit: limit) }
+    func list(prefix: String, after key: String?, limit: Int) async throws -> [ObjectInfo] { await memory.list(prefix: prefix, after: key, limit: limit) }
     func folders(below prefix: String) async throws -> [String] { await memory.folders(below: prefix) }
 }
 
