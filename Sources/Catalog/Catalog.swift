@@ -97,6 +97,17 @@ public struct Catalog: Sendable {
         }
     }
 
+    /// Sees whether the archive takes an object: one that can be read may be full, or read-only. Puts an object below `probe/` and removes it.
+    ///
+    /// - Throws: what putting it throws. One that cannot be removed stays: a store that locks what it has lets go of it later.
+    public func probeWrites() async throws {
+        let probe = ObjectKey(known: "probe/write-\(hex(UInt64.random(in: .min ... .max), 16))")
+        try await store.put([1], at: probe)
+        do { try await store.remove(probe) } catch let error as ArchiveError {
+            store.notice("the object '\(probe)', which tried whether the archive takes any, could not be removed: \(error.message)")
+        }
+    }
+
     // MARK: Incarnations
 
     public func sources() async throws -> [String] {

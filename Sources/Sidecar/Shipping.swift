@@ -48,6 +48,8 @@ public actor Shipping {
     private var branchStarts: [UInt32: UInt64] = [:]
     /// What the present attempt failed at.
     private var blame: Miss.Cause?
+    /// The source was let go of since the archive did not take its log: it is asked again only when the archive takes an object.
+    private var needsProbe = false
 
     /// Seconds after which it is seen to that the archive is still there.
     static let confirmation = 15.0
@@ -68,8 +70,11 @@ public actor Shipping {
         await log.stop()
     }
 
-    /// Lets go of the source: `run` fails with this, and goes on only once the archive answers again.
-    public func startOver(because failure: ArchiveError) async { await log.interrupt(failure) }
+    /// Lets go of the source: `run` fails with this, and goes on only once the archive takes an object again.
+    public func startOver(because failure: ArchiveError) async {
+        needsProbe = true
+        await log.interrupt(failure)
+    }
 
     /// Ships until stopped.
     ///
@@ -102,6 +107,10 @@ public actor Shipping {
         while true {
             try await catalog.confirm()
             confirmed = .now
+            if needsProbe {
+                try await catalog.probeWrites()
+                needsProbe = false
+            }
             if let meter { meter.begin(at: now(), proven: meter.hasBegun ? watermark : try await catalog.lagKnown(of: source)) }
             let identity = try await blaming(.network) { try await log.identify() }
             let incarnation = try await adopt(identity, because: reason)

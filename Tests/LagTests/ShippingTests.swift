@@ -12,6 +12,7 @@ import Testing
 /// A log that gives what a test hands it, and waits in between.
 private final class ScriptedLog: LogSource {
     private let state = Mutex<(outputs: [LogOutput], acknowledged: UInt64, stopping: Bool, failures: Int)>(([], 0, false, 0))
+    private let interruption = Mutex<ArchiveError?>(nil)
     let resumed = Mutex<ResumeState?>(nil)
 
     func give(_ outputs: LogOutput...) { state.withLock { $0.outputs += outputs } }
@@ -27,19 +28,44 @@ private final class ScriptedLog: LogSource {
         if fails { throw ArchiveError(.sourceUnreachable, "The source is away.", remedy: "Start it.") }
         return SourceIdentity(identity: "77", facts: [:])
     }
-    func start(from resume: ResumeState) async throws { resumed.withLock { $0 = resume } }
+    func start(from resume: ResumeState) async throws {
+        interruption.withLock { $0 = nil }
+        resumed.withLock { $0 = resume }
+    }
     func next() async throws -> LogOutput? {
         while true {
             try Task.checkCancellation()
             let (output, stopping) = state.withLock { state in (state.outputs.isEmpty ? nil : state.outputs.removeFirst(), state.stopping) }
             if let output { return output }
             if stopping { return nil }
+            if let failure = interruption.withLock({ $0 }) { throw failure }
             try await Task.sleep(for: .milliseconds(1))
         }
     }
     func acknowledge(through sequence: UInt64) async { state.withLock { $0.acknowledged = sequence } }
     func stop() async { state.withLock { $0.stopping = true } }
+    func interrupt(_ failure: ArchiveError) async { interruption.withLock { $0 = failure } }
     func close() async {}
+}
+
+/// Can always be read, and takes and removes objects only while it is open.
+private final class ReadableStore: ObjectStore {
+    private let memory = MemoryStore()
+    let isOpen = Mutex(true)
+    let description = "readable"
+
+    private func refuse() throws { if !isOpen.withLock({ $0 }) { throw ArchiveError(.storeUnavailable, "The store is read-only.", remedy: "Open it.") } }
+    func put(_ bytes: [UInt8], at key: ObjectKey) async throws {
+        try refuse()
+        try await memory.put(bytes, at: key)
+    }
+    func remove(_ key: ObjectKey) async throws {
+        try refuse()
+        await memory.remove(key)
+    }
+    func get(_ key: ObjectKey, range: Range<UInt64>?) async throws -> [UInt8] { try await memory.get(key, range: range) }
+    func list(prefix: String, after key: String?, limit: Int) async throws -> [ObjectInfo] { await memory.list(prefix: prefix, after: key, limit: limit) }
+    func folders(below prefix: String) async throws -> [String] { await memory.folders(below: prefix) }
 }
 
 private let segment = "000000010000000000000001"
@@ -188,5 +214,23 @@ struct ShippingTests {
         #expect(try await second.catalog.openGaps(of: incarnation).isEmpty)
         second.meter.mended(gaps, at: now())
         #expect(second.meter.openGaps == nil)
+    }
+
+    @Test("a source that was let go of is not asked again before the archive takes an object, however well it can be read")
+    func lettingGo() async throws {
+        let store = ReadableStore()
+        let agent = try await Agent(store)
+        let task = Task { try await agent.shipping.run() }
+        try await agent.reach { agent.log.resumed.withLock { $0 } != nil }
+        store.isOpen.withLock { $0 = false }
+        await agent.shipping.startOver(because: ArchiveError(.sourceUnreachable, "Given up.", remedy: "Wait."))
+        #expect(await #expect(throws: ArchiveError.self) { try await task.value }?.code == .sourceUnreachable)
+        agent.log.resumed.withLock { $0 = nil }
+        for _ in 0..<2 { #expect(await #expect(throws: ArchiveError.self) { try await agent.shipping.run() }?.code == .storeUnavailable) }
+        #expect(agent.log.resumed.withLock { $0 } == nil)
+        store.isOpen.withLock { $0 = true }
+        try await agent.ship(.piece(piece(1, 100, 200, [(150, now())]))) { try await agent.reach { agent.log.acknowledged == 1 } }
+        #expect(agent.log.resumed.withLock { $0 } != nil)
+        #expect(try await store.listAll(prefix: "probe/").isEmpty)
     }
 }

@@ -11,6 +11,9 @@ struct SlotGuardService: AgentService {
     private let watch: any SourceGuard
     private let context: AgentContext
 
+    /// Seconds until a drop that goes on failing is told again.
+    private static let repetition = 3600.0
+
     /// - Returns: one for each source that has something to be watched.
     static func all(_ context: AgentContext) -> [any AgentService] {
         context.shipments.compactMap { shipment in
@@ -26,6 +29,8 @@ struct SlotGuardService: AgentService {
         var policy = SlotPolicy()
         var isBlind = false
         var noted: String?
+        // When it was told that the slot cannot be dropped.
+        var toldFailure: Double?
         while true {
             try Task.checkCancellation()
             // Two looks make a pace: until then it does not wait long.
@@ -42,9 +47,23 @@ struct SlotGuardService: AgentService {
                     noted = reading.note
                     let settings = settings()
                     let drop = settings.policy == .drop ? settings.drop : nil
-                    if try await act(policy.decide(reading, forecast: left, warn: settings.warn, drop: drop, at: time), reading, left) {
-                        policy.dropped()
-                        forecast = RoomForecast()
+                    let decision = policy.decide(reading, forecast: left, warn: settings.warn, drop: drop, at: time)
+                    if decision == .drop {
+                        do {
+                            try await giveUp(reading)
+                            policy.dropped()
+                            forecast = RoomForecast()
+                            toldFailure = nil
+                        } catch is CancellationError { throw CancellationError() } catch {
+                            if toldFailure.map({ time - $0 >= Self.repetition }) ?? true {
+                                toldFailure = time
+                                tell(
+                                    .slotDanger, "The slot '\(reading.name)' has to be dropped and cannot be: \(error)",
+                                    "It is tried again at each look. Drop it by hand: SELECT pg_drop_replication_slot('\(reading.name)')")
+                            }
+                        }
+                    } else {
+                        act(decision, reading, left)
                     }
                     if !forecast.isYoung { pause = policy.pause(reading, forecast: left) }
                 } else {
@@ -69,35 +88,39 @@ struct SlotGuardService: AgentService {
         }
     }
 
-    /// - Returns: whether the slot is gone now.
-    private func act(_ decision: SlotPolicy.Decision, _ reading: GuardReading, _ left: Double?) async throws -> Bool {
-        let facts = "the slot '\(reading.name)' keeps \(reading.retained >> 20) MiB of WAL, \(reading.room.map { "\($0 >> 20) MiB may follow" } ?? "room unknown")"
+    private func facts(_ reading: GuardReading) -> String {
+        "the slot '\(reading.name)' keeps \(reading.retained >> 20) MiB of WAL, \(reading.room.map { "\($0 >> 20) MiB may follow" } ?? "room unknown")"
+    }
+
+    /// What is told; a drop is `giveUp`.
+    private func act(_ decision: SlotPolicy.Decision, _ reading: GuardReading, _ left: Double?) {
         switch decision {
-        case .none: return false
+        case .none, .drop: break
         case .warn:
-            let when = left.map { "used up in \(Int($0 / 60)) min at the pace of late" } ?? "nearly used up"
-            tell(.slotDanger, "\(facts), which is \(when).", "Bring the archive's store back, or give PostgreSQL more room; else drop the slot and take a base.")
-            return false
-        case .recovered:
-            tell(.recovered, "The danger is over: \(facts).", nil)
-            return false
+            let when = left.map { "used up in \(Self.words($0)) at the pace of late" } ?? "nearly used up"
+            tell(
+                .slotDanger, "\(facts(reading)), which is \(when).", "Bring the archive's store back, or give PostgreSQL more room; else drop the slot and take a base.")
+        case .recovered: tell(.recovered, "The danger is over: \(facts(reading)).", nil)
         case .lost:
             tell(
                 .slotDanger, "The slot '\(reading.name)' is lost: PostgreSQL has removed WAL that was not archived.",
                 "The agent records the gap when it connects again; take a base then: tidemark backup --source \(shipment.source)")
-            return false
-        case .drop:
-            await shipment.shipping.startOver(
-                because: ArchiveError(
-                    .sourceUnreachable, "The slot '\(reading.name)' was given up before it filled PostgreSQL's disk.",
-                    remedy: "Bring the archive's store back; then a new slot is made, the gap is recorded, and a base is due."))
-            try await watch.release()
-            context.board.update(shipment.source) { $0.slot = nil }
-            tell(
-                .slotDanger, "Dropped: \(facts).",
-                "Bring the archive's store back, then take a base: tidemark backup --source \(shipment.source)")
-            return true
         }
+    }
+
+    private static func words(_ seconds: Double) -> String { seconds < 120 ? "\(Int(seconds)) s" : "\(Int(seconds / 60)) min" }
+
+    /// Lets go of the slot and drops it.
+    private func giveUp(_ reading: GuardReading) async throws {
+        await shipment.shipping.startOver(
+            because: ArchiveError(
+                .sourceUnreachable, "The slot '\(reading.name)' was given up before it filled PostgreSQL's disk.",
+                remedy: "Bring the archive's store back; then a new slot is made, the gap is recorded, and a base is due."))
+        try await watch.release()
+        context.board.update(shipment.source) { $0.slot = nil }
+        tell(
+            .slotDanger, "Dropped: \(facts(reading)).",
+            "Bring the archive's store back, then take a base: tidemark backup --source \(shipment.source)")
     }
 
     private func tell(_ kind: AgentEvent.Kind, _ message: String, _ remedy: String?) {
