@@ -22,17 +22,11 @@ struct EntryReader: Sendable {
     /// - Returns: `nil` when the entry was removed while it was read.
     /// - Throws: `.sourceUnsupported` for an entry of a Raft partition, `.logDamaged` for one that cannot be decoded.
     func read(partition: String, lsn: UInt64, wal: String) throws -> FoundEntry? {
-        let folder = "\(wal)/\(PartitionLSN(rawValue: lsn))"
+        let folder = folder(of: lsn, in: wal)
         // First of all: nothing else keeps the time.
         guard let status = try Files.status(folder) else { return nil }
         let time = Moment(nanoseconds: Int64(status.st_ctim.tv_sec) * 1_000_000_000 + Int64(status.st_ctim.tv_nsec))
-        guard let manifest = try content(folder + "/MANIFEST") else { return nil }
-        let entry: LogEntry
-        do { entry = try LogEntry(decoding: manifest.bytes) } catch {
-            throw ArchiveError(
-                .logDamaged, "Entry \(PartitionLSN(rawValue: lsn)) of partition \(partition) could not be decoded: \(error).",
-                remedy: "Its directory is '\(folder)'. See whether this version of Gitaly is supported.")
-        }
+        guard let (manifest, entry) = try manifest(partition: partition, lsn: lsn, wal: wal) else { return nil }
         if Files.exists(folder + "/RAFT") { throw Self.raft(partition) }
         var files: [(name: String, file: ReplayableEntry.File)] = []
         for name in entry.fileNames {
@@ -46,9 +40,22 @@ struct EntryReader: Sendable {
         }
         let (links, unresolved) = try materialise(entry)
         return FoundEntry(
-            partition: partition, lsn: lsn, time: time, manifest: manifest.bytes, entry: entry, files: files, links: links,
+            partition: partition, lsn: lsn, time: time, manifest: manifest, entry: entry, files: files, links: links,
             unresolvedLinks: unresolved)
     }
+
+    /// What an entry does, without the content that it brings or links to. - Returns: `nil` when the entry was removed meanwhile.
+    func manifest(partition: String, lsn: UInt64, wal: String) throws -> (bytes: [UInt8], entry: LogEntry)? {
+        let folder = folder(of: lsn, in: wal)
+        guard let manifest = try content(folder + "/MANIFEST") else { return nil }
+        do { return (manifest.bytes, try LogEntry(decoding: manifest.bytes)) } catch {
+            throw ArchiveError(
+                .logDamaged, "Entry \(PartitionLSN(rawValue: lsn)) of partition \(partition) could not be decoded: \(error).",
+                remedy: "Its directory is '\(folder)'. See whether this version of Gitaly is supported.")
+        }
+    }
+
+    private func folder(of lsn: UInt64, in wal: String) -> String { "\(wal)/\(PartitionLSN(rawValue: lsn))" }
 
     /// Contents of in-storage links, read from their source, or once they are applied from their destination.
     func materialise(_ entry: LogEntry) throws -> (links: [Int: ReplayableEntry.File], unresolved: Int) {

@@ -114,8 +114,12 @@ public struct GitalySnapshot: SnapshotSource {
         }
 
         /// Whether the effects of a partition's highest entry are all there, so that it need not be replayed: an idle partition's last
-        /// entry may have been archived long ago.
+        /// entry may have been archived long ago. What cannot be looked at does not count as settled.
         private func isSettled(_ wal: String, _ partition: String, _ lsn: UInt64) throws -> Bool {
+            do { return try hasEffects(wal, partition, lsn) } catch let error as ArchiveError where error.code == .inputOutput { return false }
+        }
+
+        private func hasEffects(_ wal: String, _ partition: String, _ lsn: UInt64) throws -> Bool {
             let folder = "\(wal)/\(PartitionLSN(rawValue: lsn))"
             guard let entry = try EntryReader(storage: storage).read(partition: partition, lsn: lsn, wal: wal), entry.links.isEmpty,
                 entry.unresolvedLinks == 0
@@ -158,8 +162,9 @@ public struct GitalySnapshot: SnapshotSource {
                     let from = max(looked[partition] ?? place.lowest ?? highest, place.lowest ?? highest)
                     guard from <= highest else { continue }
                     for lsn in from...highest {
-                        guard let entry = try EntryReader(storage: storage).read(partition: partition, lsn: lsn, wal: wal) else { continue }
-                        for case .link(let source, true, let destination) in entry.entry.operations {
+                        // Not what is linked: it may lie where nothing can be read.
+                        guard let (_, entry) = try EntryReader(storage: storage).manifest(partition: partition, lsn: lsn, wal: wal) else { continue }
+                        for case .link(let source, true, let destination) in entry.operations {
                             for path in [source, destination] { if let repository = Self.repository(of: path) { repositories.insert(repository) } }
                         }
                     }
@@ -175,7 +180,7 @@ public struct GitalySnapshot: SnapshotSource {
                     try sink.discard(under: repository)
                     let place = TreeLoss(path: repository, reason: "")
                     losses.removeAll { place.covers($0.path) }
-                    if Files.exists(full(repository)) { try copyDirectory(repository, depth: 1) }
+                    try copyDirectory(repository, depth: 1)
                 }
                 after = try positions()
             }
@@ -193,7 +198,7 @@ public struct GitalySnapshot: SnapshotSource {
         private func full(_ path: [UInt8]) -> String { path.isEmpty ? storage : storage + "/" + String(decoding: path, as: UTF8.self) }
 
         private mutating func copyDirectory(_ path: [UInt8], depth: Int) throws {
-            guard let status = try Files.status(full(path)), status.st_mode & S_IFMT == S_IFDIR else { return }
+            guard let status = try examine(path), status.st_mode & S_IFMT == S_IFDIR else { return }
             try sink.directory(entry(.directory, path, status))
             try copy(path, depth: depth)
         }
@@ -208,7 +213,8 @@ public struct GitalySnapshot: SnapshotSource {
             do throws(ArchiveError) { names = try Files.rawNames(at: cPath(path)) } catch {
                 // Gone since its parent was listed: it was seen absent.
                 var status = stat()
-                guard cPath(path).withUnsafeBufferPointer({ lstat($0.baseAddress!, &status) }) == 0 else { return }
+                let isThere = cPath(path).withUnsafeBufferPointer { lstat($0.baseAddress!, &status) } == 0
+                guard isThere || (errno != ENOENT && errno != ENOTDIR) else { return }
                 try sink.discard(under: path)
                 try lose(path, "the directory '\(text(path))' was left out with everything in it: \(error.message)")
                 return
@@ -216,12 +222,7 @@ public struct GitalySnapshot: SnapshotSource {
             for name in names.sorted(by: { $0.lexicographicallyPrecedes($1) }) {
                 if path.isEmpty, [Array("+gitaly".utf8), Array("lost+found".utf8), Array(".gitaly-metadata".utf8)].contains(name) { continue }
                 let child = path.isEmpty ? name : path + [0x2F] + name
-                var status = stat()
-                guard cPath(child).withUnsafeBufferPointer({ lstat($0.baseAddress!, &status) }) == 0 else {
-                    if errno == ENOENT || errno == ENOTDIR { continue }
-                    try lose(child, "'\(text(child))' was left out: \(ArchiveError.system("examine", full(child)).message)")
-                    continue
-                }
+                guard let status = try examine(child) else { continue }
                 switch status.st_mode & S_IFMT {
                 case S_IFDIR:
                     try sink.directory(entry(.directory, child, status))
@@ -231,6 +232,14 @@ public struct GitalySnapshot: SnapshotSource {
                 default: warnings.append("'\(String(decoding: child, as: UTF8.self))' is neither a file nor a directory and was left out")
                 }
             }
+        }
+
+        /// - Returns: `nil` when there is nothing at `path`, or when it cannot be examined: then it is lost.
+        private mutating func examine(_ path: [UInt8]) throws -> stat? {
+            var status = stat()
+            if cPath(path).withUnsafeBufferPointer({ lstat($0.baseAddress!, &status) }) == 0 { return status }
+            if errno != ENOENT, errno != ENOTDIR { try lose(path, "'\(text(path))' was left out: \(ArchiveError.system("examine", full(path)).message)") }
+            return nil
         }
 
         private mutating func copyFile(_ path: [UInt8]) throws {

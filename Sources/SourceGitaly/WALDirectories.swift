@@ -83,7 +83,8 @@ struct WALDirectories: Sendable {
         var directories = WALDirectories(storage: storage)
         try directories.refresh(at: Moment(rawValue: 0))
         var result: [String: (wal: String, lsns: [UInt64])] = [:]
-        for (id, partition) in directories.partitions where Files.exists(partition.wal) {
+        for (id, partition) in directories.partitions {
+            guard try Files.status(partition.wal) != nil else { continue }
             result[id] = (partition.wal, try entries(in: partition.wal, partition: id))
         }
         return result

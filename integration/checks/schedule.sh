@@ -82,7 +82,7 @@ kill_agent TERM
 write_config
 
 step "A backup waits for one that is running; --no-wait is refused; a killed one is in nobody's way"
-sql "$PG" "CREATE TABLE noise(b bytea); INSERT INTO noise SELECT decode(md5(random()::text) || md5(random()::text), 'hex') FROM generate_series(1, 500000)" >/dev/null
+sql "$PG" "CREATE TABLE noise(b bytea); INSERT INTO noise SELECT decode(md5(random()::text) || md5(random()::text), 'hex') FROM generate_series(1, 200000)" >/dev/null
 # hold_lease: a backup that was stopped in the middle of its work; sets HOLDER
 hold_lease() {
     local attempt
