@@ -29,6 +29,7 @@ enum LagSample {
         var random = SeededRandom(seed: seed)
         var meter = LagMeter(objective: 5)
         meter.begin(at: from, proven: from)
+        var done: [LagRow] = []
         var time = from
         var sequence: UInt64 = 0
         while time < to {
@@ -43,10 +44,13 @@ enum LagSample {
                 continue
             }
             let step = away ? 1440 : Double.random(in: 20...60, using: &random)
-            let count = Int(Double(kind == "postgres" ? 40 : 12) * busy * min(step, 120) / 40)
+            let count = Int(Double(kind == "postgres" ? 40 : 12) * busy * min(step, 120) / 160)
             let commits = (0..<count).map { _ in time.adding(seconds: Double.random(in: 0...step, using: &random)) }.sorted()
             let next = time.adding(seconds: step)
             if away {
+                // The next agent starts with a meter of its own.
+                done += meter.takeRows(all: true)
+                meter = LagMeter(objective: 5)
                 meter.begin(at: next, proven: time)
                 sequence += 1
                 meter.gave(sequence, oldest: commits.first, bytes: 1 << 20, at: next)
@@ -66,6 +70,6 @@ enum LagSample {
             meter.sample([.received: .init(bytes: 0, seconds: 0), .synced: .init(bytes: 0, seconds: 0), .archived: .init(bytes: 18_432, seconds: 0.4)], at: next)
             time = next
         }
-        return meter.takeRows(all: true)
+        return done + meter.takeRows(all: true)
     }
 }

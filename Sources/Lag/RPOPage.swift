@@ -141,7 +141,9 @@ public struct RPOPage {
         for (i, point) in entry.chart.enumerated() {
             let lacking = 1 - point.measured / max(point.end - point.start, 0.001)
             guard lacking > 0.02 else { continue }
-            drawing += "<rect fill=\"url(#hatch-\(number))\" x=\"\(x(Double(i)))\" y=\"\(fixed(s.top))\" width=\"\(fixed(width / n * lacking))\" height=\"\(fixed(height))\"/>"
+            // What lacks goes on into the next piece, or came from the one before.
+            let isBeginning = i + 1 < entry.chart.count && entry.chart[i + 1].measured < entry.chart[i + 1].end - entry.chart[i + 1].start
+            drawing += "<rect fill=\"url(#hatch-\(number))\" x=\"\(x(Double(i) + (isBeginning ? 1 - lacking : 0)))\" y=\"\(fixed(s.top))\" width=\"\(fixed(width / n * lacking))\" height=\"\(fixed(height))\"/>"
         }
         // The worst age of each piece of time, as a bar; brighter where it was beyond the objective.
         for (i, point) in entry.chart.enumerated() {
@@ -225,7 +227,6 @@ public struct RPOPage {
 
         :root { --paper:#f7f8fa; --card:#fff; --ink:#1a2230; --soft:#5b6677; --line:#dfe4ea; --good:#0f7b54; --bad:#b3261e; --unknown:#6b7280; --p50:#0b6bcb; --p99:#7a3fb8; --max:#b9d3ee; --over:#f0a39c; --bar:#e5e9ef; }
         @media (prefers-color-scheme: dark) { :root { --paper:#11151b; --card:#1a2029; --ink:#e7ebf0; --soft:#9aa6b5; --line:#2c3540; --good:#4cc38a; --bad:#ff8a80; --unknown:#9aa6b5; --p50:#62b0ff; --p99:#c79bff; --max:#2b4560; --over:#7d3a36; --bar:#2c3540; } }
-        @media print { body { font-size:11px !important; } .scroll { overflow:visible !important; } th, td { padding:5px 8px !important; } h1 { font-size:22px; } .figure { font-size:22px !important; } :root { --paper:#fff; --card:#fff; --ink:#000; --soft:#444; --line:#bbb; --good:#0f7b54; --bad:#b3261e; --unknown:#555; --p50:#0b6bcb; --p99:#7a3fb8; --max:#c9ddf2; --over:#f0a39c; --bar:#ddd; } * { -webkit-print-color-adjust:exact; print-color-adjust:exact; } details { display:none; } figure, .card, tr { break-inside:avoid; } h2 { break-after:avoid; } main { padding:0 !important; max-width:none !important; } }
         * { box-sizing:border-box; }
         body { margin:0; background:var(--paper); color:var(--ink); font:15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
         main { max-width:1040px; margin:0 auto; padding:32px 24px 48px; }
@@ -252,6 +253,13 @@ public struct RPOPage {
         svg { display:block; width:100%; height:auto; margin-top:6px; } .grid, .tick { stroke:var(--line); } details { margin:4px 0 6px; font-size:13px; color:var(--soft); } summary { cursor:pointer; } details .scroll { margin-top:6px; max-height:320px; overflow-y:auto; } .label { fill:var(--soft); font-size:12px; } .hatch { stroke:var(--soft); stroke-width:1.4; opacity:.55; }
         .max { fill:var(--max); } .max.over { fill:var(--over); } .p50, .p99 { fill:none; stroke-width:1.8; stroke-linejoin:round; } .p50 { stroke:var(--p50); } .p99 { stroke:var(--p99); } .objective { stroke:var(--bad); stroke-dasharray:5 4; }
         footer { margin-top:30px; color:var(--soft); font-size:13px; }
+        @page { margin:12mm; }
+        @media print {
+        :root { color-scheme:light; --paper:#fff; --card:#fff; --ink:#000; --soft:#444; --line:#bbb; --good:#0f7b54; --bad:#b3261e; --unknown:#555; --p50:#0b6bcb; --p99:#7a3fb8; --max:#c9ddf2; --over:#f0a39c; --bar:#ddd; }
+        * { -webkit-print-color-adjust:exact; print-color-adjust:exact; } body { font-size:11px; } main { max-width:none; padding:1px; } h1 { font-size:21px; } h2 { margin:18px 0 8px; font-size:14px; break-after:avoid; } h3 { font-size:12px; }
+        .cards { grid-template-columns:repeat(auto-fit, minmax(150px, 1fr)); gap:10px; } .card { padding:8px 12px; } .figure { font-size:21px; } .state { margin-bottom:6px; } .small, .key, thead th, footer { font-size:10px; }
+        .scroll { overflow:visible; } th, td { padding:4px 8px; } td { white-space:normal; } figure { margin-top:12px; padding:8px 12px 6px; } details { display:none; } figure, .card, .scroll { break-inside:avoid; }
+        }
 
         """
 }

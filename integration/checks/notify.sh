@@ -8,6 +8,7 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
 make_work notify
 build_tidemark
+[ -n "${TIDEMARK_TEST_TOOLS:-}" ] || install_object_store_tools
 PG="$TM_WORK/postgres" BIN="$1" ARCHIVE="$TM_WORK/archive" CONFIG="$TM_WORK/tidemark.yaml" SINK="$TM_WORK/sink"
 step "Start PostgreSQL and those who are to be told"
 start_postgres "$BIN" "$PG"
