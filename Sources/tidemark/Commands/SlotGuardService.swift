@@ -59,7 +59,7 @@ struct SlotGuardService: AgentService {
                                 toldFailure = time
                                 tell(
                                     .slotDanger, "The slot '\(reading.name)' has to be dropped and cannot be: \(error)",
-                                    "It is tried again at each look. Drop it by hand: SELECT pg_drop_replication_slot('\(reading.name)')")
+                                    "It is tried again at each look. See in pg_stat_replication whether something else receives from it, and end that.")
                             }
                         }
                     } else {
