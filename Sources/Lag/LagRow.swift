@@ -75,8 +75,8 @@ public struct Miss: Sendable, Hashable, Codable {
         case load
     }
 
-    public var start: Moment
-    public var end: Moment
+    @TextTime public var start: Moment
+    @TextTime public var end: Moment
     /// The greatest age of a commit that the archive lacked, in seconds.
     public var worst: Double
     public var cause: Cause

@@ -10,9 +10,9 @@ public struct RPOReport: Sendable, Codable {
         /// What is behind at the period's end, by stage.
         public var current: [LagRow.Stage: LagRow.Backlog]
         /// Everything committed up to this time is archived.
-        public var archivedUpTo: Moment?
+        @OptionalTextTime public var archivedUpTo: Moment?
         /// Up to when an agent recorded what it measured; what came later is not known.
-        public var recordedUpTo: Moment?
+        @OptionalTextTime public var recordedUpTo: Moment?
         /// Commits that were archived within the period.
         public var commits: UInt64
         /// Seconds from commit to archive; `nil` where there was no commit.
@@ -44,8 +44,8 @@ public struct RPOReport: Sendable, Codable {
 
     /// A piece of the period.
     public struct Point: Sendable, Codable {
-        public var start: Moment
-        public var end: Moment
+        @TextTime public var start: Moment
+        @TextTime public var end: Moment
         /// Seconds from commit to archive; `nil` where there was no commit, or nothing was measured.
         public var p50: Double?
         public var p99: Double?
@@ -56,9 +56,9 @@ public struct RPOReport: Sendable, Codable {
     }
 
     public var archive: String
-    public var created: Moment
-    public var from: Moment
-    public var to: Moment
+    @TextTime public var created: Moment
+    @TextTime public var from: Moment
+    @TextTime public var to: Moment
     /// In seconds.
     public var objective: Double
     public var whole: Entry
