@@ -13,9 +13,9 @@ attempts() { grep -c "Trying again" "$TM_WORK/agent.log" || true; }
 more_attempts() { [ "$(attempts)" -gt "$1" ]; }
 line_of() { grep -n -m1 "$1" "$TM_WORK/agent.log" | cut -d: -f1; }
 write_wal() { sql "$PG" "SELECT pg_logical_emit_message(false, 'load', repeat('x', $1))" >/dev/null; }
-dropped() { # 1.25 MB a second, until the slot is gone or its room is
+dropped() { # 0.6 MB a second, until the slot is gone or its room is
     local row behind
-    behind=$(( ($(now_ms) - BEGUN) * 1250 - WRITTEN ))
+    behind=$(( ($(now_ms) - BEGUN) * 600 - WRITTEN ))
     [ "$behind" -le 8000000 ] || behind=8000000
     if [ "$behind" -gt 0 ]; then
         write_wal "$behind"

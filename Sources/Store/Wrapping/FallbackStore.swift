@@ -139,7 +139,13 @@ public final class FallbackStore: ObjectStore {
 
     // MARK: Writing
 
-    public func put(_ bytes: [UInt8], at key: ObjectKey) async throws { try await stores[0].put(bytes, at: key) }
+    /// - Throws: also `.storeUnavailable` where the primary's place holds nothing any more: it is not made anew by writing to it.
+    public func put(_ bytes: [UInt8], at key: ObjectKey) async throws {
+        do { _ = try await stores[0].get(rules.identityKey, range: nil) } catch let error as ArchiveError where error.code == .objectMissing {
+            throw ArchiveError(.storeUnavailable, "There is no archive at \(stores[0].description).", remedy: "See whether its file system is mounted.", cause: error)
+        }
+        try await stores[0].put(bytes, at: key)
+    }
     public func remove(_ key: ObjectKey) async throws { try await stores[0].remove(key) }
     public func remove(_ keys: [ObjectKey]) async throws { try await stores[0].remove(keys) }
     public func lockedUntil(_ key: ObjectKey) async throws -> Moment? { try await stores[0].lockedUntil(key) }

@@ -28,6 +28,10 @@ let backupCommand = Command(
         for source in sources {
             let progress = Progress()
             defer { progress.end() }
+            // A stranger is refused before anything is written.
+            let (kind, component) = Registry.component(source, of: configuration)
+            let identity = try await component.makeSnapshotSource().identify()
+            _ = try await catalog.incarnations(of: source.name).last?.isHistory(of: identity, kind: kind)
             let told = Mutex("")
             let report = try await holdingLease("base", for: "a base of '\(source.name)'", in: catalog, isPatient: !arguments.has("no-wait")) { other in
                 let isNews = told.withLock { before in

@@ -11,6 +11,8 @@ struct SlotGuardService: AgentService {
     private let watch: any SourceGuard
     private let context: AgentContext
 
+    /// Seconds between two looks at most while the source is not archived.
+    private static let hurry = 3.0
     /// Seconds until a drop that goes on failing is told again.
     private static let repetition = 3600.0
 
@@ -74,7 +76,17 @@ struct SlotGuardService: AgentService {
                 if !isBlind { Log(name).warning("\(error) It goes on trying.") }
                 isBlind = true
             }
-            try await Task.sleep(for: .seconds(pause))
+            try await wait(pause)
+        }
+    }
+
+    /// Waits for the next look: shorter when the source is no longer archived, since then the slot's room goes.
+    private func wait(_ seconds: Double) async throws {
+        let begun = monotonicSeconds()
+        while true {
+            let left = (context.isArchiving(shipment.source) ? seconds : min(seconds, Self.hurry)) - (monotonicSeconds() - begun)
+            guard left > 0 else { return }
+            try await Task.sleep(for: .seconds(min(left, 1)))
         }
     }
 
