@@ -41,7 +41,8 @@ forget_pid "$bench"
 stop_load
 note "pgbench: $(grep -m1 'tps' "$TM_WORK/pgbench.log")"
 agent_alive
-if grep -E ' (warning|error) ' "$TM_WORK/agent.log" >&2; then die "the agent complained"; fi
+# A request that the stand-in for S3 answered with an error once, and that was repeated, is the store's doing; its delay is measured.
+if grep -E ' (warning|error) ' "$TM_WORK/agent.log" | grep -v ' repeated: HTTP 5' >&2; then die "the agent complained"; fi
 kill_agent TERM
 
 step "What the agent recorded, read from the archive alone"
