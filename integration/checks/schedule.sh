@@ -46,7 +46,8 @@ said() { grep -Eq -- "$1" "$TM_WORK/said" || { cat "$TM_WORK/said" >&2; die "not
 step "PostgreSQL with page checksums and a table, a storage"
 make_world "$1" 4
 stop_postgres "$PG"
-as_postgres "$BIN/pg_checksums" --enable -D "$PG/data" >/dev/null
+# From PostgreSQL 18 on clusters have them from the start.
+as_postgres "$BIN/pg_controldata" "$PG/data" | grep -q 'checksum version: *[1-9]' || as_postgres "$BIN/pg_checksums" --enable -D "$PG/data" >/dev/null
 restart_postgres
 tidemark_or_die init --config "$CONFIG"
 
