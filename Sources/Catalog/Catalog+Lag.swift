@@ -208,7 +208,7 @@ extension Catalog {
         }
         // Where this was ended before it had removed them, a larger object has them.
         let rows = parts.reduce([]) { Self.merge($0, $1.rows) }.filter { !Self.overlaps($0, kept) }
-        kept = Self.merge(kept, try await put(Self.coarser(rows, seconds: level.row), as: level, of: source))
+        kept = Self.merge(kept, try await put(rows.joined(within: level.row), as: level, of: source))
         // Another agent's object of the same name may lack some: these stay for the next time.
         try await store.remove(parts.filter { $0.rows.allSatisfy { Self.overlaps($0, kept) } }.map { lagKey($0.object, of: source) })
     }
@@ -225,19 +225,6 @@ extension Catalog {
     }
 
     private static func number(of time: Moment, _ level: LagLevel) -> Int64 { time.rawValue / 1_000_000_000 / level.length }
-
-    /// Rows that follow each other without a break, put together within each `seconds`.
-    private static func coarser(_ rows: [LagRow], seconds: Int64) -> [LagRow] {
-        var result: [LagRow] = []
-        for row in rows {
-            if let last = result.last, last.end == row.start, last.start.rawValue / 1_000_000_000 / seconds == row.start.rawValue / 1_000_000_000 / seconds {
-                result[result.count - 1].append(row)
-            } else {
-                result.append(row)
-            }
-        }
-        return result
-    }
 
     /// Brings what another archive has of a source's lag level with this one.
     ///

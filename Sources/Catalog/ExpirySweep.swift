@@ -154,7 +154,7 @@ public struct ExpirySweep: Sendable {
 
     /// Those that speak of nothing that is left, but for the last of a branch that goes on: it has the totals with which the next begins.
     private mutating func removeChapters(_ log: ExpiryRecord.Log) async throws {
-        let history = IncarnationRecord(source: source, id: log.incarnation, kind: "", identity: "", number: 0, created: now, facts: [:], reason: nil)
+        let history = IncarnationRecord.named(log.incarnation, of: source)
         let last = log.before == nil ? nil : try await catalog.lastChapter(of: history, branch: log.branch)
         var behind: ChapterName?
         while true {
@@ -170,7 +170,7 @@ public struct ExpirySweep: Sendable {
 
     /// Holes that lie before everything that is left need not be told any more.
     private mutating func removeGaps(_ log: ExpiryRecord.Log) async throws {
-        let history = IncarnationRecord(source: source, id: log.incarnation, kind: "", identity: "", number: 0, created: now, facts: [:], reason: nil)
+        let history = IncarnationRecord.named(log.incarnation, of: source)
         let gaps = try await catalog.gaps(of: history).filter { $0.branch == log.branch }
         guard !gaps.isEmpty else { return }
         var starts: [String: UInt64] = [:]
@@ -189,7 +189,7 @@ public struct ExpirySweep: Sendable {
     private mutating func remove(_ incarnation: String) async throws {
         let before = total
         try await removeAll(below: "bases/\(source)/\(incarnation)/", "history \(incarnation)")
-        let history = IncarnationRecord(source: source, id: incarnation, kind: "", identity: "", number: 0, created: now, facts: [:], reason: nil)
+        let history = IncarnationRecord.named(incarnation, of: source)
         for branch in try await catalog.archivedBranches(of: history) { try await remove(ExpiryRecord.Log(incarnation: incarnation, branch: branch, before: nil)) }
         guard locked[incarnation] == nil else { return }
         // What was counted already is not counted again.
@@ -216,5 +216,12 @@ extension Catalog {
         let prefix = logFolder(of: i)
         return try await store.keys(prefix: prefix + hex(UInt64(branch), 8) + "/", after: nil, limit: 16).lazy
             .compactMap { piece(at: String($0.path.dropFirst(prefix.utf8.count)))?.name }.first
+    }
+}
+
+extension IncarnationRecord {
+    /// A history of which only the names are known: enough to name its objects.
+    public static func named(_ id: String, of source: String) -> IncarnationRecord {
+        IncarnationRecord(source: source, id: id, kind: "", identity: "", number: 0, created: Moment(rawValue: 0), facts: [:], reason: nil)
     }
 }

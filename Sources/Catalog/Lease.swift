@@ -1,6 +1,7 @@
 import ArchiveCore
 import Foundation
 import Glibc
+import Runtime
 import Store
 
 /// Who does something that only one may do at a time in an archive: bases, expiry.
@@ -40,11 +41,8 @@ public struct LeaseHolder: Sendable, Hashable {
 
     /// This process. Reads `/proc`.
     public static var current: LeaseHolder {
-        var name = [CChar](repeating: 0, count: 256)
-        gethostname(&name, 255)
-        let host = String(decoding: name.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
         let process = getpid()
-        return LeaseHolder(host: host, process: process, incarnation: incarnation(of: process) ?? "")
+        return LeaseHolder(host: hostName(), process: process, incarnation: incarnation(of: process) ?? "")
     }
 
     /// Boot, namespace and start of a process of this machine; `nil` where it is not there, or cannot be told.

@@ -100,3 +100,15 @@ extension [Miss] {
         }
     }
 }
+
+extension [LagRow] {
+    /// Rows that follow each other without a break, put together within each `seconds` since 1970.
+    public func joined(within seconds: Int64) -> [LagRow] {
+        func part(_ row: LagRow) -> Int64 { row.start.rawValue / 1_000_000_000 / seconds }
+        var result: [LagRow] = []
+        for row in self {
+            if let last = result.last, last.end == row.start, part(last) == part(row) { result[result.count - 1].append(row) } else { result.append(row) }
+        }
+        return result
+    }
+}

@@ -77,12 +77,4 @@ public struct BaseDecision: Sendable {
         guard agentStarted < limit || lastStarted != nil else { return nil }
         return (lastStarted ?? agentStarted) < limit ? last : nil
     }
-
-    /// When the next one is due if nothing happens; for people.
-    public func next(at now: Moment) -> Moment? {
-        switch verdict(at: now) {
-        case .wait(let until): until
-        case .take: now
-        }
-    }
 }

@@ -23,20 +23,10 @@ public struct ExpiryReport: Sendable {
 /// Removes from one place what the policies of its sources let go. It is planned from what this place itself holds: what another place lost
 /// is no reason to remove anything here.
 public struct ExpiryRun: Sendable {
-    /// Who removes, for those who wait for it.
-    public struct Owner: Sendable {
-        public var host: String
-        public var process: Int32
-        public init(host: String, process: Int32) {
-            self.host = host
-            self.process = process
-        }
-    }
-
     private let catalog: Catalog
     private let primary: Catalog?
     private let kinds: [any ComponentKind]
-    private let owner: Owner
+    private let owner: LeaseHolder
     private let clock: @Sendable () -> Moment
     private let page: Int
     private let progress: @Sendable (String, UInt64) -> Void
@@ -44,9 +34,10 @@ public struct ExpiryRun: Sendable {
 
     /// - Parameters:
     ///   - primary: of a copy the archive that it is a copy of: what that one still has stays, as does what is held and used there.
+    ///   - owner: who removes, for those who wait for it.
     ///   - page: names that are listed, and objects that are removed, at a time.
     public init(
-        _ catalog: Catalog, copyOf primary: Catalog? = nil, kinds: [any ComponentKind], owner: Owner, page: Int = 2000,
+        _ catalog: Catalog, copyOf primary: Catalog? = nil, kinds: [any ComponentKind], owner: LeaseHolder, page: Int = 2000,
         clock: @escaping @Sendable () -> Moment, progress: @escaping @Sendable (String, UInt64) -> Void = { _, _ in }
     ) {
         self.catalog = catalog
@@ -163,10 +154,7 @@ public struct ExpiryRun: Sendable {
     private func finishInterrupted(_ policies: [String: KeepPolicy]) async throws {
         for expiry in try await catalog.expiries() where policies[expiry.wanted.source] != nil {
             for base in expiry.decided?.bases ?? [] {
-                try await catalog.removeUnfinishedBase(
-                    base.base,
-                    of: IncarnationRecord(
-                        source: base.source, id: base.incarnation, kind: "", identity: "", number: 0, created: expiry.wanted.started, facts: [:], reason: nil))
+                try await catalog.removeUnfinishedBase(base.base, of: .named(base.incarnation, of: base.source))
             }
             try await catalog.withdraw(expiry.wanted)
         }

@@ -18,7 +18,7 @@ public final class UseKeeper: Sendable {
     /// - Parameter note: is told when the use could not be written, as with credentials that only read: nothing is protected then.
     /// - Throws: `.targetUnreachable` when a base is being removed by an expiry, `.alreadyRunning` when one does not decide.
     public static func begin(
-        _ what: String, bases: [BaseReference], in catalog: Catalog, owner: ExpiryRun.Owner, clock: @escaping @Sendable () -> Moment,
+        _ what: String, bases: [BaseReference], in catalog: Catalog, owner: LeaseHolder, clock: @escaping @Sendable () -> Moment,
         patience: Double = 60, note: (String) -> Void
     ) async throws -> UseKeeper? {
         let time = clock()

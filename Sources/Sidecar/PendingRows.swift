@@ -14,23 +14,10 @@ struct PendingRows {
     /// - Returns: how many rows were given up, the oldest first.
     mutating func add(_ more: [LagRow]) -> Int {
         rows += more
-        for seconds: Int64 in [600, 3600, 86_400] where rows.count > Self.comfortable { join(within: seconds) }
+        for seconds: Int64 in [600, 3600, 86_400] where rows.count > Self.comfortable { rows = rows.joined(within: seconds) }
         let surplus = max(0, rows.count - Self.most)
         rows.removeFirst(surplus)
         return surplus
-    }
-
-    /// Puts rows that follow each other without a break together within each `seconds`.
-    private mutating func join(within seconds: Int64) {
-        var result: [LagRow] = []
-        for row in rows {
-            if let last = result.last, last.end == row.start, last.start.rawValue / 1_000_000_000 / seconds == row.start.rawValue / 1_000_000_000 / seconds {
-                result[result.count - 1].append(row)
-            } else {
-                result.append(row)
-            }
-        }
-        rows = result
     }
 
     /// Stores rows, oldest first, up to the first that cannot be stored: it and the rest are kept.

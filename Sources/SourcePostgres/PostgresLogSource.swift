@@ -130,7 +130,7 @@ public final class PostgresLogSource: LogSource {
             state.pace.gave(state.sequence, at: time)
             return .give(.piece(piece))
         }
-        if let clock = state.clock, clock.position <= state.open?.given ?? state.received {
+        if state.isClockDue, let clock = state.clock {
             state.clock = nil
             let isNewer = current.withLock { current in
                 guard clock.time > current.watermark else { return false }

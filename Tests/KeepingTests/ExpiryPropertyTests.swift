@@ -7,7 +7,7 @@ import Retention
 import Store
 import Testing
 
-let owner = ExpiryRun.Owner(host: "test", process: 1)
+let owner = LeaseHolder(host: "test", process: 1, incarnation: "")
 
 func expiry(_ catalog: Catalog, copyOf primary: Catalog? = nil, at time: Moment, page: Int = 2000) -> ExpiryRun {
     ExpiryRun(catalog, copyOf: primary, kinds: History.kinds, owner: owner, page: page, clock: { time })

@@ -408,7 +408,7 @@ final class Receiver: Sendable {
             try noteSynced()
             let time = monotonic()
             let (flushed, waiter) = receiver.state.withLock { state in
-                let due = !state.queue.isEmpty || state.isTailDue(at: time, interval: receiver.tail) || state.clock != nil
+                let due = !state.queue.isEmpty || state.isTailDue(at: time, interval: receiver.tail) || state.isClockDue
                 return (state.flushed, due ? state.takeWaiter() : nil)
             }
             waiter?.resume()

@@ -171,6 +171,9 @@ struct StreamState {
     /// Whether there is something that the archive may still get from here.
     var isInHand: Bool { !unarchived.isEmpty || open?.hasTail == true }
 
+    /// Whether the reading of the server's clock is a watermark by now: everything before it was given out.
+    var isClockDue: Bool { clock.map { $0.position <= open?.given ?? received } ?? false }
+
     /// Whether a tail is to be cut now.
     ///
     /// - Parameters:

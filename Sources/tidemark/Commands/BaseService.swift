@@ -17,6 +17,8 @@ final class BaseService: AgentService {
         /// Bases that turned out to lack log.
         var unusable: Set<String> = []
         var refreshed: ContinuousClock.Instant?
+        /// Nothing is due before then, as long as nothing else becomes known; `nil`: not looked yet.
+        var quietUntil: Moment?
     }
 
     let name = "base"
@@ -68,6 +70,7 @@ final class BaseService: AgentService {
             $0.last = last
             $0.gapNoticed = gap
             $0.refreshed = .now
+            $0.quietUntil = nil
         }
         context.board.update(source) { status in
             guard let last else { return }
@@ -80,17 +83,23 @@ final class BaseService: AgentService {
 
     private func look(_ source: Configuration.Source) async throws {
         let facts = known(source.name)
+        let time = now()
+        if let quiet = facts.quietUntil, time < quiet { return }
         var decision = BaseDecision(policy: source.base, source: source.name, archive: context.catalog.identity.id, agentStarted: started)
         decision.lastStarted = facts.last?.started
         decision.gapNoticed = facts.gapNoticed
         decision.failures = facts.failures
         decision.lastFailure = facts.lastFailure
-        let time = now()
-        let next = decision.next(at: time)
-        context.board.update(source.name) { $0.bases.next = next }
+        let verdict = decision.verdict(at: time)
+        var next: Moment? = time
+        if case .wait(let until) = verdict {
+            next = until
+            note(source.name) { $0.quietUntil = until ?? Moment(rawValue: .max) }
+        }
+        context.board.update(source.name) { [next] in $0.bases.next = next }
         tellStale(source.name, decision.staleSince(at: time), facts)
         // Only a source that is archived can have a base that is worth something.
-        guard case .take(let reason) = decision.verdict(at: time), context.isArchiving(source.name) else { return }
+        guard case .take(let reason) = verdict, context.isArchiving(source.name) else { return }
         try await take(source, because: reason)
     }
 
@@ -163,6 +172,7 @@ final class BaseService: AgentService {
         note(source) {
             $0.failures += 1
             $0.lastFailure = now()
+            $0.quietUntil = nil
         }
         let failures = known(source).failures
         context.board.update(source) {

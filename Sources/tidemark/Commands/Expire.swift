@@ -53,7 +53,11 @@ let expireCommand = Command(
 ) { arguments in
     let configuration = try Shared.configuration(arguments)
     let isJSON = arguments.has("json")
-    let policies = try Expiry.policies(try Shared.sources(arguments, of: configuration))
+    let policies = Expiry.policies(try Shared.sources(arguments, of: configuration))
+    guard !policies.isEmpty else {
+        throw ArchiveError(
+            .configuration, "No source says how long it is kept, so nothing of any is ever removed.", remedy: "Write keep: { window: 14d, bases: 2 } into the configuration.")
+    }
     let apply = arguments.has("apply")
     return try await interruptible {
         let progress = Progress()
@@ -77,15 +81,9 @@ enum Expiry {
         var error: ArchiveError?
     }
 
-    /// - Throws: `.configuration` when no source has a policy.
-    static func policies(_ sources: [Configuration.Source]) throws(ArchiveError) -> [String: KeepPolicy] {
-        let policies = Dictionary(sources.compactMap { source in source.keep.map { (source.name, $0) } }, uniquingKeysWith: { a, _ in a })
-        guard !policies.isEmpty else {
-            throw ArchiveError(
-                .configuration, "No source says how long it is kept, so nothing of any is ever removed.",
-                remedy: "Write keep: { window: 14d, bases: 2 } into the configuration.")
-        }
-        return policies
+    /// Of the sources that have one.
+    static func policies(_ sources: [Configuration.Source]) -> [String: KeepPolicy] {
+        Dictionary(sources.compactMap { source in source.keep.map { (source.name, $0) } }, uniquingKeysWith: { a, _ in a })
     }
 
     /// - Throws: what goes wrong in the primary; what does in a copy is in its place, and does not keep the others from being tidied.
@@ -94,7 +92,7 @@ enum Expiry {
     ) async throws -> [Place] {
         let place = try ArchivePlace(configuration)
         let catalog = try await place.open()
-        let run = ExpiryRun(catalog, kinds: Registry.kinds, owner: Usage.owner, clock: { now() }, progress: progress)
+        let run = ExpiryRun(catalog, kinds: Registry.kinds, owner: .current, clock: { now() }, progress: progress)
         var places = [Place(name: catalog.store.description, reports: try await alone(in: catalog, if: apply) { try await run.run(policies, apply: apply) })]
         for store in try place.copies() {
             var result = Place(name: store.description)
@@ -103,7 +101,7 @@ enum Expiry {
                 guard copy.identity == catalog.identity else {
                     throw ArchiveError(.twoHistories, "\(store.description) holds another archive.", remedy: "Name the right place under 'copies'.")
                 }
-                let run = ExpiryRun(copy, copyOf: catalog, kinds: Registry.kinds, owner: Usage.owner, clock: { now() }, progress: progress)
+                let run = ExpiryRun(copy, copyOf: catalog, kinds: Registry.kinds, owner: .current, clock: { now() }, progress: progress)
                 let others = places[0].reports
                 result.reports = try await alone(in: copy, if: apply) { try await run.run(policies, apply: apply, after: others) }
             } catch let error as ArchiveError { result.error = error }

@@ -26,7 +26,8 @@ struct ExpiryService: AgentService {
             guard found != known || now() - last >= Self.daily else { continue }
             known = found
             last = now()
-            guard let policies = try? Expiry.policies(context.configuration.sources) else { continue }
+            let policies = Expiry.policies(context.configuration.sources)
+            guard !policies.isEmpty else { continue }
             do {
                 let places = try await Expiry.run(context.configuration, policies: policies, apply: true) { _, _ in }
                 for report in places.flatMap(\.reports) where !report.removesNothing {

@@ -93,7 +93,7 @@ let keepCommand = Command(
         default:
             let bases = try await HoldTimes.bases(arguments, in: catalog)
             let hold = HoldRecord(
-                id: now().identifier, created: now(), host: Usage.owner.host, bases: bases, until: until, reason: arguments["reason"])
+                id: now().identifier, created: now(), host: hostName(), bases: bases, until: until, reason: arguments["reason"])
             try await catalog.record(hold)
             do {
                 if let lost = try await catalog.lost(of: bases).min(by: { $0.base < $1.base }) {

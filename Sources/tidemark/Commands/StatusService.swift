@@ -100,10 +100,6 @@ struct NotifyService: AgentService {
 }
 
 extension Origin {
-    /// This machine. Calls `gethostname`.
-    static func here(archive: String) -> Origin {
-        var name = [CChar](repeating: 0, count: 256)
-        let host = gethostname(&name, name.count - 1) == 0 ? String(decoding: name.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self) : "unknown"
-        return Origin(host: host, archive: archive, version: Main.version)
-    }
+    /// This machine.
+    static func here(archive: String) -> Origin { Origin(host: hostName(), archive: archive, version: Main.version) }
 }

@@ -12,12 +12,6 @@ enum Usage {
     /// Times that something is planned when an expiry takes away what was planned with.
     private static let attempts = 3
 
-    static var owner: ExpiryRun.Owner {
-        var name = [CChar](repeating: 0, count: 256)
-        let isKnown = gethostname(&name, name.count - 1) == 0
-        return ExpiryRun.Owner(host: isKnown ? String(decoding: name.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self) : "unknown", process: getpid())
-    }
-
     /// Plans, and protects what the plan needs; plans again where an expiry was faster.
     static func protecting<Plan>(
         _ what: String, in catalog: Catalog, bases: (Plan) -> [BaseReference], _ plan: () async throws -> Plan
@@ -26,7 +20,7 @@ enum Usage {
             let planned = try await plan()
             do {
                 let use = try await UseKeeper.begin(
-                    what, bases: bases(planned), in: catalog, owner: owner, clock: { now() }, note: { Output.note("note: \($0)") })
+                    what, bases: bases(planned), in: catalog, owner: .current, clock: { now() }, note: { Output.note("note: \($0)") })
                 return (planned, use)
             } catch let error as ArchiveError where error.code == .targetUnreachable && attempt < attempts {
                 Output.note("note: \(error.message) Planning again.")
