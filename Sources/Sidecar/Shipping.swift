@@ -143,14 +143,26 @@ public actor Shipping {
         }
     }
 
+    private enum Step: Sendable {
+        case pulled(LogOutput?)
+        case archived
+    }
+
     /// - Returns: why a new incarnation has to begin; `nil` after `stop`.
     private func pump() async throws -> String? {
-        try await withThrowingTaskGroup(of: Void.self) { group in
+        try await withThrowingTaskGroup(of: Step.self) { group in
             var flying = 0
-            while let next = try await blaming(.network, { try await log.next() }) {
-                // A piece may go beside others; whatever else comes waits for all that came before it.
-                let company = if case .piece = next { workers - 1 } else if case .watermark = next { Int.max } else { 0 }
-                while flying > company, try await group.next() != nil { flying -= 1 }
+            while true {
+                // Beside the pieces, so that one which cannot be archived is known at once, and not with the log's next one.
+                group.addTask { .pulled(try await self.blaming(.network) { try await self.log.next() }) }
+                var pulled: LogOutput??
+                while pulled == nil || flying > company(of: pulled ?? nil), let step = try await group.next() {
+                    switch step {
+                    case .pulled(let output): pulled = .some(output)
+                    case .archived: flying -= 1
+                    }
+                }
+                guard let next = pulled ?? nil else { return nil }
                 switch next {
                 case .piece(let piece):
                     ledger.begin(piece.sequence, piece.name)
@@ -162,7 +174,10 @@ public actor Shipping {
                         let bytes = piece.firstFresh > 0 ? piece.spans.last.map { $0.end - min($0.end, piece.firstFresh) } ?? 0 : piece.frames.reduce(0) { $0 + UInt64($1.count) }
                         meter.gave(piece.sequence, oldest: commits.min(), bytes: bytes, at: now())
                     }
-                    group.addTask { try await self.archive(piece) }
+                    group.addTask {
+                        try await self.archive(piece)
+                        return .archived
+                    }
                 case .watermark(let time):
                     pendingWatermark = (given, time)
                     try await advanceWatermark()
@@ -180,8 +195,16 @@ public actor Shipping {
                     return reason
                 }
             }
-            try await group.waitForAll()
-            return nil
+        }
+    }
+
+    /// Pieces that may be on their way while an output is taken.
+    private func company(of output: LogOutput?) -> Int {
+        switch output {
+        case .piece: workers - 1
+        case .watermark: .max
+        // Whatever else comes, the end too, waits for all that came before it.
+        default: 0
         }
     }
 

@@ -233,4 +233,17 @@ struct ShippingTests {
         #expect(agent.log.resumed.withLock { $0 } != nil)
         #expect(try await store.listAll(prefix: "probe/").isEmpty)
     }
+
+    @Test("a piece that cannot be stored is told at once, though the log has nothing more to give")
+    func refused() async throws {
+        let store = ReadableStore()
+        let agent = try await Agent(store)
+        let task = Task { try await agent.shipping.run() }
+        try await agent.reach { agent.status.state == .archiving }
+        store.isOpen.withLock { $0 = false }
+        agent.log.give(.piece(piece(1, 100, 200, [(150, now())])))
+        #expect(await #expect(throws: ArchiveError.self) { try await task.value }?.code == .storeUnavailable)
+        store.isOpen.withLock { $0 = true }
+        try await agent.ship(.piece(piece(1, 100, 200, [(150, now())]))) { try await agent.reach { agent.log.acknowledged == 1 } }
+    }
 }

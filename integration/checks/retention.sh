@@ -57,6 +57,7 @@ start_load 1 0.1
 for n in 1 2 3; do
     tidemark_or_die backup --config "$CONFIG"
     sql "$PG" "SELECT pg_switch_wal()" >/dev/null
+    sleep 1  # names of bases tell the order of those that began in different seconds
 done
 wait_for "three bases in both places" 300 eval 'has_bases "$ARCHIVE" 3 && has_bases "$COPY" 3' || { tail -20 "$TM_WORK/agent.log" >&2; exit 1; }
 mapfile -t MAIN < <(bases "$ARCHIVE" main)
