@@ -73,6 +73,8 @@ final class Connection {
 
     var serverVersion: Int { Int(PQserverVersion(handle)) }
     var socket: Int32 { PQsocket(handle) }
+    /// The server's process at the other end.
+    var process: Int32 { PQbackendPID(handle) }
 
     /// Messages that the server sent beside its answers since the last call.
     func takeNotices() -> [String] {
@@ -210,6 +212,19 @@ final class Connection {
             _ = read(wakeDescriptor, &value, 8)
         }
         return ps[0].revents != 0
+    }
+
+    /// As `wait`, but awake: looks over and over, and lets whoever else wants the core have it. Not for more than moments.
+    ///
+    /// - Returns: whether the server sent something.
+    func watch(seconds: Double) -> Bool {
+        var p = pollfd(fd: PQsocket(handle), events: Int16(POLLIN), revents: 0)
+        let end = monotonic() + seconds
+        while poll(&p, 1, 0) == 0 {
+            guard monotonic() < end else { return false }
+            sched_yield()
+        }
+        return true
     }
 
     /// Asks the server to give up what it is doing. Calls `PQcancel`.

@@ -134,6 +134,8 @@ final class Receiver: Sendable {
 
         /// Bytes that a flush beside the receiving is worth.
         private static let flushAside: UInt64 = 1 << 20
+        /// Seconds for which the next commit is awaited without going to sleep.
+        private static let awake = 0.001
 
         private var decoder: WALDecoder
         private var file: SpoolFile?
@@ -144,6 +146,12 @@ final class Receiver: Sendable {
         private var lastStatus = 0.0
         private var lastQuestion = 0.0
         private var answered: UInt64 = 0
+        /// Whether commits wait for what is received, when some was, and when a flush was answered.
+        private let waits: CommitWaits
+        /// Commits since the last flush that was answered.
+        private var commits = 0
+        private var lastMessage = 0.0
+        private var lastAnswer = 0.0
         /// A reading of the server's clock that still lacks its proof; see `prove`.
         private var candidate: (time: Moment, end: UInt64, repeated: Int)?
 
@@ -155,6 +163,7 @@ final class Receiver: Sendable {
             self.position = point.position
             flushAsked = point.position
             self.pace = pace
+            waits = CommitWaits(conninfo: receiver.conninfo, process: connection.process)
             decoder = point.makeDecoder(size: receiver.size, systemID: UInt64(receiver.resume.incarnation.identity))
         }
 
@@ -221,12 +230,25 @@ final class Receiver: Sendable {
                 case .message: if message == .replyNow { try replyNow() }
                 case .nothing:
                     try becomeCurrent()
-                    if try flush() { try afterwards(idle: false) }
+                    if try flush() {
+                        try afterwards(idle: false)
+                        if watchForNext() { continue }
+                    }
                     let interval = receiver.state.withLock { $0.pace.interval(of: receiver.tail) }
                     _ = connection.wait(seconds: candidate != nil ? 0.01 : min(interval, 1, pace))
                 }
                 try afterwards(idle: outcome == .nothing)
             }
+        }
+
+        /// After a lone commit was answered: the next one of a client that waits for each comes at once, and is met awake, since it takes
+        /// long to be woken up. Not when nothing came at once the last time, nor when nobody waits; and where many commit together, their
+        /// server has better use for the core.
+        private mutating func watchForNext() -> Bool {
+            let begun = monotonic()
+            defer { (lastAnswer, commits) = (begun, 0) }
+            guard commits == 1, lastMessage - lastAnswer < Self.awake, waits.isKnown(at: begun) else { return false }
+            return connection.watch(seconds: Self.awake)
         }
 
         private enum Received { case nothing, replyNow }
@@ -241,6 +263,7 @@ final class Receiver: Sendable {
             case UInt8(ascii: "w"):
                 let start = try number(1)
                 serverEnd = try number(9)
+                lastMessage = monotonic()
                 let heard = now()
                 receiver.state.withLock { $0.heard(end: serverEnd, at: heard) }
                 // The server looked up the end of its WAL for this message after it had read its clock for the last one.
@@ -295,6 +318,7 @@ final class Receiver: Sendable {
                 at += n
                 let events = decoder.events
                 decoder.events = []
+                commits += events.count { $0.isCommit }
                 try receiver.state.withLock { state in
                     state.open?.append(part)
                     state.open?.events += events
