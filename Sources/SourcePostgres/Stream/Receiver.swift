@@ -136,6 +136,8 @@ final class Receiver: Sendable {
         private static let flushAside: UInt64 = 1 << 20
         /// Seconds for which the next commit is awaited without going to sleep.
         private static let awake = 0.001
+        /// After how many lone commits in a row the next one is expected to be one.
+        private static let habit = 8
 
         private var decoder: WALDecoder
         private var file: SpoolFile?
@@ -148,8 +150,9 @@ final class Receiver: Sendable {
         private var answered: UInt64 = 0
         /// Whether commits wait for what is received, when some was, and when a flush was answered.
         private let waits: CommitWaits
-        /// Commits since the last flush that was answered.
+        /// Commits since the last flush that was answered, and how many times in a row it was a single one.
         private var commits = 0
+        private var lone = 0
         private var lastMessage = 0.0
         private var lastAnswer = 0.0
         /// A reading of the server's clock that still lacks its proof; see `prove`.
@@ -246,8 +249,9 @@ final class Receiver: Sendable {
         /// server has better use for the core.
         private mutating func watchForNext() -> Bool {
             let begun = monotonic()
+            if commits > 0 { lone = commits == 1 ? lone + 1 : 0 }
             defer { (lastAnswer, commits) = (begun, 0) }
-            guard commits == 1, lastMessage - lastAnswer < Self.awake, waits.isKnown(at: begun) else { return false }
+            guard lone >= Self.habit, lastMessage - lastAnswer < Self.awake, waits.isKnown(at: begun) else { return false }
             return connection.watch(seconds: Self.awake)
         }
 
