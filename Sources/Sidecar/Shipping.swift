@@ -155,14 +155,14 @@ public actor Shipping {
             while true {
                 // Beside the pieces, so that one which cannot be archived is known at once, and not with the log's next one.
                 group.addTask { .pulled(try await self.blaming(.network) { try await self.log.next() }) }
-                var pulled: LogOutput??
-                while pulled == nil || flying > company(of: pulled ?? nil), let step = try await group.next() {
+                var (isPulled, next) = (false, LogOutput?.none)
+                while !isPulled || flying > company(of: next), let step = try await group.next() {
                     switch step {
-                    case .pulled(let output): pulled = .some(output)
+                    case .pulled(let output): (isPulled, next) = (true, output)
                     case .archived: flying -= 1
                     }
                 }
-                guard let next = pulled ?? nil else { return nil }
+                guard let next else { return nil }
                 switch next {
                 case .piece(let piece):
                     ledger.begin(piece.sequence, piece.name)
