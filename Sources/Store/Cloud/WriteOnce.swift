@@ -10,6 +10,8 @@ struct Fingerprint: Sendable, Hashable {
     var crc32c: UInt32
     /// For services that sign it.
     var sha256: [UInt8]?
+    /// Names the one who puts them, for services that keep it with the object; `nil`: they do not.
+    var writer: String?
 
     init(_ bytes: [UInt8], withMD5: Bool = true) {
         size = UInt64(bytes.count)
@@ -29,6 +31,8 @@ struct StoredState: Sendable, Hashable {
     var sha256: [UInt8]?
     /// Names this very writing of the object: a generation, an entity tag.
     var version: String?
+    /// See `Fingerprint`.
+    var writer: String?
 
     /// - Returns: `nil` when the service tells no checksum, and the size is right.
     func matches(_ mark: Fingerprint) -> Bool? {
@@ -79,6 +83,10 @@ final class WriteOnce<Service: WriteOnceService>: Sendable {
     /// Whether creating is refused where the name is taken; found out once.
     private let honoured = Mutex<Task<Bool, any Error>?>(nil)
     private let locks = KeyLocks()
+    /// Who put the objects of which it is not known what came of it.
+    private let unsure = Mutex<[ObjectKey: String]>([:])
+    /// So many of them are remembered.
+    private static var memory: Int { 1000 }
 
     init(_ service: Service, believesAnswers: Bool = false, warn: @escaping @Sendable (String) -> Void) {
         self.service = service
@@ -121,15 +129,28 @@ final class WriteOnce<Service: WriteOnceService>: Sendable {
     }
 
     private func write(_ bytes: [UInt8], at key: ObjectKey, lookFirst: Bool) async throws {
-        let mark = service.mark(bytes)
+        var mark = service.mark(bytes)
+        mark.writer = unsure.withLock { $0.removeValue(forKey: key) } ?? mark.writer
+        do { try await write(bytes, mark, at: key, lookFirst: lookFirst) } catch {
+            if (error as? ArchiveError)?.code != .objectExists, let writer = mark.writer {
+                unsure.withLock { if $0.count < Self.memory { $0[key] = writer } }
+            }
+            throw error
+        }
+    }
+
+    private func write(_ bytes: [UInt8], _ mark: Fingerprint, at key: ObjectKey, lookFirst: Bool) async throws {
         var reason = ""
         for attempt in 0..<Self.attempts {
             if attempt > 0 { warn("'\(key)' is put into \(service.description) again: \(reason)") }
-            if lookFirst, try await isStored(bytes, mark, at: key) { return }
+            if lookFirst, try await standing(bytes, mark, at: key) == .same { return }
             switch try await service.create(bytes, mark, at: key) {
             case .exists:
-                if try await isStored(bytes, mark, at: key) { return }
-                reason = "the service said that it exists, and it is not there"
+                switch try await standing(bytes, mark, at: key) {
+                case .same: return
+                case .nothing: reason = "the service said that it exists, and it is not there"
+                case .removed: reason = "other bytes are stored than were sent"
+                }
             case .mangled(let why): reason = why
             case .created(let answer):
                 if let answer, answer.matches(mark) == false {
@@ -149,7 +170,7 @@ final class WriteOnce<Service: WriteOnceService>: Sendable {
                     continue
                 }
                 // No checksum to compare with, or another's object.
-                if try await isStored(bytes, mark, at: key) { return }
+                if try await standing(bytes, mark, at: key) == .same { return }
                 reason = "it was gone right after it was stored"
             }
         }
@@ -158,14 +179,28 @@ final class WriteOnce<Service: WriteOnceService>: Sendable {
             remedy: "See whether something between here and the service, such as a proxy, changes or answers requests; it is tried again.")
     }
 
-    /// - Throws: `.objectExists` when other bytes are there.
-    private func isStored(_ bytes: [UInt8], _ mark: Fingerprint, at key: ObjectKey) async throws -> Bool {
-        guard let found = try await service.look(at: key) else { return false }
-        guard found.size == mark.size else { throw ArchiveError.objectExists(key, in: service.description) }
-        do {
-            guard try await service.get(key, range: nil) == bytes else { throw ArchiveError.objectExists(key, in: service.description) }
-            return true
-        } catch let error as ArchiveError where error.code == .objectMissing { return false }
+    /// What has the name.
+    private enum Standing { case same, nothing, removed }
+
+    /// Looks at what has the name. What an attempt of our own left, of which the answer was lost and the bytes were damaged on the way, is
+    /// removed.
+    ///
+    /// - Throws: `.objectExists` when another's bytes are there.
+    private func standing(_ bytes: [UInt8], _ mark: Fingerprint, at key: ObjectKey) async throws -> Standing {
+        guard let found = try await service.look(at: key) else { return .nothing }
+        var isSame = found.matches(mark)
+        if isSame == nil {
+            do {
+                // Twice, since what differs may have been damaged on the way here.
+                for _ in 0..<2 where isSame != true { isSame = try await service.get(key, range: nil) == bytes }
+            } catch let error as ArchiveError where error.code == .objectMissing { return .nothing }
+        }
+        if isSame == true { return .same }
+        guard let writer = mark.writer, found.writer == writer, let version = found.version else {
+            throw ArchiveError.objectExists(key, in: service.description)
+        }
+        try await service.remove(key, version: version)
+        return .removed
     }
 }
 

@@ -65,6 +65,9 @@ final class S3Objects: WriteOnceService {
 
     // MARK: Writing
 
+    /// Who put an object, kept with it: tells our own from another's where bytes differ. GCS and Azure refuse damaged bytes, and need none.
+    private static let writerHeader = "x-amz-meta-tidemark-put"
+
     /// The checksum that goes with the next put.
     private var checksum: S3Location.Checksum {
         if let wanted = location.checksum { return wanted }
@@ -76,6 +79,7 @@ final class S3Objects: WriteOnceService {
         let needsMD5 = checksum == .md5 || checksum == .none || abilities.withLock { $0.sha256 != true }
         var mark = Fingerprint(bytes, withMD5: needsMD5)
         mark.sha256 = SHA256.of(bytes)
+        mark.writer = hex(UInt64.random(in: .min ... .max), 16)
         return mark
     }
 
@@ -118,6 +122,7 @@ final class S3Objects: WriteOnceService {
         case .md5, .none: break
         }
         if checksum != .none, !mark.md5.isEmpty { headers.append(("Content-MD5", base64(mark.md5))) }
+        if let writer = mark.writer { headers.append((Self.writerHeader, writer)) }
         if let storageClass = location.storageClass { headers.append(("x-amz-storage-class", storageClass)) }
         if let encryption = location.encryption { headers.append(("x-amz-server-side-encryption", encryption)) }
         if let key = location.encryptionKey { headers.append(("x-amz-server-side-encryption-aws-kms-key-id", key)) }
@@ -215,7 +220,9 @@ final class S3Objects: WriteOnceService {
         let isMD5 = abilities.withLock { $0.tagIsMD5 } && response["x-amz-server-side-encryption"]?.hasPrefix("aws:kms") != true
         let crc = response["x-amz-checksum-crc32c"].flatMap { unbase64($0, count: 4) }?.reduce(UInt32(0)) { $0 << 8 | UInt32($1) }
         let sha = abilities.withLock { $0.sha256 } == true ? response["x-amz-checksum-sha256"].flatMap { unbase64($0, count: 32) } : nil
-        return StoredState(size: size, md5: isMD5 ? tagBytes(response) : nil, crc32c: crc, sha256: sha, version: response["etag"])
+        return StoredState(
+            size: size, md5: isMD5 ? tagBytes(response) : nil, crc32c: crc, sha256: sha, version: response["etag"],
+            writer: response[Self.writerHeader])
     }
 
     private func tagBytes(_ response: HTTPResponse) -> [UInt8]? {
