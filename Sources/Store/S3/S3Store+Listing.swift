@@ -64,26 +64,41 @@ extension S3Store {
             ]
             if let delimiter { query.append(("delimiter", delimiter)) }
             if let token { query.append(("continuation-token", token)) } else if let last, last != root { query.append(("start-after", last)) }
-            let response = try await service.send(
-                S3Request(
-                    action: .list, method: .get, query: query, limit: 8 << 20,
-                    check: { response in
-                        response.status == 200 && (try? XMLElement.parse(response.body)) == nil ? "the list is no whole XML" : nil
-                    }))
-            guard response.status == 200 else { throw S3Answer(response).error(.list, service.location, key: nil, skew: service.skew) }
-            let (page, end) = try read(try XMLElement.parse(response.body), root: root, prefix: root + prefix, after: last)
+            let (page, end): (Page, String?)
+            do { (page, end) = try read(try await ask(query), root: root, prefix: root + prefix, after: last) } catch let error as Odd {
+                // It may have been damaged on its way: what the server itself says is the same again.
+                warn("\(error.failure.description) It is asked once more.")
+                do { (page, end) = try read(try await ask(query), root: root, prefix: root + prefix, after: last) } catch let error as Odd { throw error.failure }
+            }
             if let end { last = end }
             guard try take(page), let next = page.token else { return }
             // A server may have nothing for us on a page, but not for ever.
             empty = page.objects.isEmpty && page.folders.isEmpty && end == nil ? empty + 1 : 0
-            guard next != token, empty < 100 else { throw odd("it gave the same page again and again") }
+            guard next != token, empty < 100 else { throw odd("it gave the same page again and again").failure }
             token = next
         }
     }
 
-    private func odd(_ why: String) -> ArchiveError {
-        ArchiveError(
-            .storeUnavailable, "\(description) answered oddly to ListObjectsV2: \(why).", remedy: "See what stands between here and the service.")
+    private func ask(_ query: [(name: String, value: String?)]) async throws -> XMLElement {
+        let response = try await service.send(
+            S3Request(
+                action: .list, method: .get, query: query, limit: 8 << 20,
+                check: { response in
+                    response.status == 200 && (try? XMLElement.parse(response.body)) == nil ? "the list is no whole XML" : nil
+                }))
+        guard response.status == 200 else { throw S3Answer(response).error(.list, service.location, key: nil, skew: service.skew) }
+        return try XMLElement.parse(response.body)
+    }
+
+    /// A list that cannot be.
+    private struct Odd: Error {
+        var failure: ArchiveError
+    }
+
+    private func odd(_ why: String) -> Odd {
+        Odd(
+            failure: ArchiveError(
+                .storeUnavailable, "\(description) answered oddly to ListObjectsV2: \(why).", remedy: "See what stands between here and the service."))
     }
 
     /// - Returns: the page, and the last name on it as the server has it, foreign ones included.
