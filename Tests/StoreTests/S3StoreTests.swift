@@ -276,6 +276,20 @@ struct S3StoreTests {
         #expect(error.message.contains("ListObjectsV2"))
     }
 
+    @Test("a list that was damaged on its way is asked for once more")
+    func damagedList() async throws {
+        let pages = [page(item("foller/a")), page(item("folder/a"))]
+        let asked = Mutex(0)
+        let server = ScriptedS3 { _, _ in
+            asked.withLock { asked in
+                asked += 1
+                return ScriptedS3.xml(200, pages[min(asked, 2) - 1])
+            }
+        }
+        #expect(try await server.store().list(prefix: "", after: nil, limit: 10).map(\.key.path) == ["a"])
+        #expect(asked.withLock { $0 } == 2)
+    }
+
     @Test(
         "lists in garbage, cut off, hostile, without sizes or in an unknown encoding are refused",
         arguments: [
