@@ -7,6 +7,29 @@ import Testing
 
 @testable import SourcePostgres
 
+@Suite("Lone commits")
+struct LoneCommitsTests {
+    /// Whether the next one is expected after each of `count` answers, a millisecond's third apart.
+    private func answers(_ lone: inout LoneCommits, _ count: Int, commits: Int = 1, from begun: Double) -> [Bool] {
+        (0..<count).map { n in
+            let time = begun + Double(n) * 0.0003
+            lone.received(commits, at: time)
+            return lone.answered(at: time + 0.0001)
+        }
+    }
+
+    @Test("are expected after eight in a row, each soon after the answer to the one before, and no more once several come together")
+    func habit() {
+        var lone = LoneCommits()
+        #expect(answers(&lone, 10, from: 100) == [Bool](repeating: false, count: 7) + [true, true, true])
+        #expect(answers(&lone, 1, commits: 0, from: 100.003) == [true])
+        // One that comes late is not expected by then, the next one is.
+        #expect(answers(&lone, 2, from: 101) == [false, true])
+        #expect(answers(&lone, 9, commits: 2, from: 101.0006).allSatisfy { !$0 })
+        #expect(answers(&lone, 8, from: 101.0033) == [Bool](repeating: false, count: 7) + [true])
+    }
+}
+
 @Suite("Whether commits wait for a receiver", .serialized)
 struct CommitWaitsTests {
     @Test("is asked once for a while, at once and beside the caller; who may not ask is not waited for")
@@ -59,8 +82,7 @@ struct CommitWaitsTests {
         try await server.sql("ALTER SYSTEM SET synchronous_standby_names = 'tidemark'")
         try await server.sql("SELECT pg_reload_conf()")
         try await eventually("commits to wait") { isKnown() }
-        // They go on: each is answered, one after the other, and seen awake.
-        for n in 0..<40 { try await server.sql("CREATE TABLE lone_\(n)()") }
+        try await server.sql("CREATE TABLE waited_for()")
         try await server.sql("ALTER SYSTEM RESET synchronous_standby_names")
         try await server.sql("SELECT pg_reload_conf()")
         try await eventually("commits to wait no more") { !isKnown() }

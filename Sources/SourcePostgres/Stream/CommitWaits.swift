@@ -51,3 +51,30 @@ final class CommitWaits: Sendable {
         return isKnown
     }
 }
+
+/// Tells when a lone client's next commit is to be expected at once. Pure.
+struct LoneCommits {
+    /// Seconds within which it comes after the answer to the one before.
+    static let soon = 0.001
+    /// After how many lone commits in a row the next one is expected to be one.
+    private static let habit = 8
+
+    /// Commits since the last answer, and how many times in a row it was a single one.
+    private var commits = 0
+    private var inARow = 0
+    private var lastMessage = 0.0
+    private var lastAnswer = 0.0
+
+    /// Log came, with so many commits.
+    mutating func received(_ count: Int, at time: Double) {
+        commits += count
+        lastMessage = time
+    }
+
+    /// What came was flushed, and that was told. - Returns: whether the next one is expected.
+    mutating func answered(at time: Double) -> Bool {
+        if commits > 0 { inARow = commits == 1 ? inARow + 1 : 0 }
+        defer { (lastAnswer, commits) = (time, 0) }
+        return inARow >= Self.habit && lastMessage - lastAnswer < Self.soon
+    }
+}

@@ -134,10 +134,6 @@ final class Receiver: Sendable {
 
         /// Bytes that a flush beside the receiving is worth.
         private static let flushAside: UInt64 = 1 << 20
-        /// Seconds for which the next commit is awaited without going to sleep.
-        private static let awake = 0.001
-        /// After how many lone commits in a row the next one is expected to be one.
-        private static let habit = 8
 
         private var decoder: WALDecoder
         private var file: SpoolFile?
@@ -148,13 +144,9 @@ final class Receiver: Sendable {
         private var lastStatus = 0.0
         private var lastQuestion = 0.0
         private var answered: UInt64 = 0
-        /// Whether commits wait for what is received, when some was, and when a flush was answered.
+        /// Whether commits wait for what is received, and whether they come one by one.
         private let waits: CommitWaits
-        /// Commits since the last flush that was answered, and how many times in a row it was a single one.
-        private var commits = 0
-        private var lone = 0
-        private var lastMessage = 0.0
-        private var lastAnswer = 0.0
+        private var lone = LoneCommits()
         /// A reading of the server's clock that still lacks its proof; see `prove`.
         private var candidate: (time: Moment, end: UInt64, repeated: Int)?
 
@@ -248,11 +240,8 @@ final class Receiver: Sendable {
         /// long to be woken up. Not when nothing came at once the last time, nor when nobody waits; and where many commit together, their
         /// server has better use for the core.
         private mutating func watchForNext() -> Bool {
-            let begun = monotonic()
-            if commits > 0 { lone = commits == 1 ? lone + 1 : 0 }
-            defer { (lastAnswer, commits) = (begun, 0) }
-            guard lone >= Self.habit, lastMessage - lastAnswer < Self.awake, waits.isKnown(at: begun) else { return false }
-            return connection.watch(seconds: Self.awake)
+            let time = monotonic()
+            return lone.answered(at: time) && waits.isKnown(at: time) && connection.watch(seconds: LoneCommits.soon)
         }
 
         private enum Received { case nothing, replyNow }
@@ -267,7 +256,6 @@ final class Receiver: Sendable {
             case UInt8(ascii: "w"):
                 let start = try number(1)
                 serverEnd = try number(9)
-                lastMessage = monotonic()
                 let heard = now()
                 receiver.state.withLock { $0.heard(end: serverEnd, at: heard) }
                 // The server looked up the end of its WAL for this message after it had read its clock for the last one.
@@ -322,7 +310,7 @@ final class Receiver: Sendable {
                 at += n
                 let events = decoder.events
                 decoder.events = []
-                commits += events.count { $0.isCommit }
+                lone.received(events.count { $0.isCommit }, at: monotonic())
                 try receiver.state.withLock { state in
                     state.open?.append(part)
                     state.open?.events += events

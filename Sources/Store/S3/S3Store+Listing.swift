@@ -67,7 +67,7 @@ extension S3Store {
             let (page, end): (Page, String?)
             do { (page, end) = try read(try await ask(query), root: root, prefix: root + prefix, after: last) } catch let error as Odd {
                 // It may have been damaged on its way: what the server itself says is the same again.
-                warn("\(error.failure.description) It is asked once more.")
+                notice("\(error.failure.description) It is asked once more.")
                 do { (page, end) = try read(try await ask(query), root: root, prefix: root + prefix, after: last) } catch let error as Odd { throw error.failure }
             }
             if let end { last = end }

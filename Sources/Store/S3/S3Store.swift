@@ -5,7 +5,7 @@ import Synchronization
 
 /// An archive in a bucket of S3. What is put is written once, and believed only when it has been seen there (`WriteOnce`).
 public final class S3Store: ObjectStore {
-    let warn: @Sendable (String) -> Void
+    private let warn: @Sendable (String) -> Void
     let service: S3Service
     private let objects: S3Objects
     private let writer: WriteOnce<S3Objects>
