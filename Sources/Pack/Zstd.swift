@@ -23,15 +23,14 @@ public enum Zstd {
 
         /// Compresses `bytes` into one frame appended to `output`.
         public mutating func compress(_ bytes: [UInt8], into output: inout [UInt8]) throws(ArchiveError) {
-            let start = output.count
-            let room = ZSTD_compressBound(bytes.count)
-            output.append(contentsOf: repeatElement(0, count: room))
-            let written = output.withUnsafeMutableBytes { target in
-                bytes.withUnsafeBytes { source in
-                    ZSTD_compress2(context, target.baseAddress! + start, room, source.baseAddress, source.count)
-                }
+            var failure: ArchiveError?
+            // Room for the worst case, of which only what is needed is ever touched.
+            let frame = [UInt8](unsafeUninitializedCapacity: ZSTD_compressBound(bytes.count)) { buffer, count in
+                let result = bytes.withUnsafeBytes { ZSTD_compress2(context, buffer.baseAddress, buffer.count, $0.baseAddress, $0.count) }
+                do throws(ArchiveError) { count = try check(result) } catch { failure = error }
             }
-            output.removeLast(room - (try check(written)))
+            if let failure { throw failure }
+            if output.isEmpty { output = frame } else { output += frame }
         }
     }
 

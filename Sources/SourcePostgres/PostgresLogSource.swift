@@ -126,7 +126,7 @@ public final class PostgresLogSource: LogSource {
         let time = monotonic()
         if state.isTailDue(at: time, interval: tail), let piece = state.takeTail(sequence: state.sequence + 1) {
             state.sequence += 1
-            state.lastTail = time
+            state.lastGiven = time
             state.pace.gave(state.sequence, at: time)
             return .give(.piece(piece))
         }
@@ -146,7 +146,7 @@ public final class PostgresLogSource: LogSource {
         guard let receiver = current.withLock({ $0.receiver }) else { return }
         let time = monotonic()
         let (archived, waiter) = receiver.state.withLock { state in
-            let done = state.acknowledge(through: sequence)
+            let done = state.acknowledge(through: sequence, at: time)
             state.pace.archived(through: sequence, at: time)
             return (done, isTailDue(state) ? state.takeWaiter() : nil)
         }

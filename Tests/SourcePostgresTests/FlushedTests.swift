@@ -24,8 +24,8 @@ struct FlushedTests {
         return state
     }
 
-    private func receive(_ count: Int, _ state: inout StreamState) {
-        [UInt8](repeating: 7, count: count).withUnsafeBytes { state.open?.append($0) }
+    private func receive(_ count: Int, of byte: UInt8 = 7, _ state: inout StreamState) {
+        [UInt8](repeating: byte, count: count).withUnsafeBytes { state.open?.append($0) }
         state.received += UInt64(count)
     }
 
@@ -40,10 +40,10 @@ struct FlushedTests {
         #expect(state.takeTail(sequence: 2) != nil)
         receive(5, &state)
         #expect(state.flushed == Self.start)
-        #expect(state.acknowledge(through: 1).count == 1)
+        #expect(state.acknowledge(through: 1, at: 0).count == 1)
         #expect(state.flushed == Self.start + 100)
-        #expect(state.acknowledge(through: 1).isEmpty)
-        #expect(state.acknowledge(through: 2).count == 1)
+        #expect(state.acknowledge(through: 1, at: 0).isEmpty)
+        #expect(state.acknowledge(through: 2, at: 0).count == 1)
         #expect(state.flushed == Self.start + 150)
         #expect(state.received == Self.start + 155)
     }
@@ -51,7 +51,7 @@ struct FlushedTests {
     @Test("a tail is cut at once when commits wait, and two are under way at most; else at the interval")
     func due() throws {
         var state = try state(spooled: false, awaited: true)
-        state.lastTail = 10
+        state.lastGiven = 10
         #expect(!state.isTailDue(at: 10, interval: 1), "there is nothing for it")
         receive(10, &state)
         #expect(state.isTailDue(at: 10, interval: 1))
@@ -60,11 +60,11 @@ struct FlushedTests {
             receive(10, &state)
         }
         #expect(!state.isTailDue(at: 10, interval: 1))
-        _ = state.acknowledge(through: 1)
+        _ = state.acknowledge(through: 1, at: 0)
         #expect(state.isTailDue(at: 10, interval: 1))
 
         var patient = try self.state(spooled: true, awaited: false)
-        patient.lastTail = 10
+        patient.lastGiven = 10
         receive(10, &patient)
         #expect(!patient.isTailDue(at: 10.9, interval: 1))
         #expect(patient.isTailDue(at: 11, interval: 1))
@@ -94,18 +94,53 @@ struct FlushedTests {
         var state = try state(spooled: false, awaited: true)
         receive(1000, &state)
         _ = state.takeTail(sequence: 1)
-        _ = state.acknowledge(through: 1)
+        _ = state.acknowledge(through: 1, at: 0)
         receive(Int(Self.size.bytes) - 1000, &state)
-        state.close(keepInMemory: 0)
+        state.close(at: 0, keepInMemory: 0)
         #expect(state.flushed == Self.start + 1000)
         let segment = try name(at: Self.start)
         state.sequence = 1
         state.number(PieceName(branch: 1, name: segment.description))
         #expect(state.flushed == Self.start + 1000)
         #expect(state.isInHand)
-        _ = state.acknowledge(through: 2)
+        _ = state.acknowledge(through: 2, at: 0)
         #expect(!state.isInHand)
         #expect(state.flushed == segment.end.rawValue)
+    }
+
+    @Test("a segment that closed counts as given out; its content is filled again once it is archived, and soon let go of")
+    func spare() throws {
+        var state = try state(spooled: true, awaited: false)
+        func fillAndClose(at time: Double) throws {
+            let open = try #require(state.open)
+            receive(Int(open.start + open.size - open.received), &state)
+            state.close(at: time, keepInMemory: 3)
+            state.number(PieceName(branch: 1, name: open.name))
+        }
+        try fillAndClose(at: 20)
+        #expect(state.takeSpare() == nil, "the archive does not have it yet")
+        let given = try #require(state.queue.lazy.compactMap { if case .segment(let segment) = $0 { segment } else { nil } }.first)
+        _ = state.acknowledge(through: 1, at: 21)
+        let archived = state.takeSpare()
+        let spare = try #require(archived)
+        #expect(spare == given.bytes)
+        #expect(state.takeSpare() == nil, "it is filled once")
+
+        state.open = OpenSegment(name: try name(at: state.received), spooled: true, known: [], in: spare)
+        receive(2, of: 9, &state)
+        #expect(state.open?.bytes.first == 9 && given.bytes?.first == 7, "whoever still reads it is not disturbed")
+        #expect(!state.isTailDue(at: 20.9, interval: 1))
+        #expect(state.isTailDue(at: 21, interval: 1))
+
+        try fillAndClose(at: 22)
+        _ = state.acknowledge(through: 2, at: 30)
+        state.dropSpare(at: 40)
+        #expect(state.takeSpare() != nil)
+        state.open = OpenSegment(name: try name(at: state.received), spooled: true, known: [])
+        try fillAndClose(at: 45)
+        _ = state.acknowledge(through: 3, at: 50)
+        state.dropSpare(at: 60.5)
+        #expect(state.takeSpare() == nil)
     }
 
     @Test("a spooled segment that was closed before its last flush holds back what comes without the spool behind it")
@@ -113,7 +148,7 @@ struct FlushedTests {
         var state = try state(spooled: true, awaited: false)
         receive(Int(Self.size.bytes), &state)
         state.synced = Self.start + 10
-        state.close(keepInMemory: 3)
+        state.close(at: 0, keepInMemory: 3)
         state.open = OpenSegment(name: try name(at: state.received), spooled: false, known: [])
         #expect(state.flushed == Self.start + 10)
         state.synced = state.received
@@ -131,13 +166,13 @@ struct FlushedTests {
         state.synced = Self.start
         state.open = OpenSegment(name: try name(at: Self.start, timeline: 2), spooled: false, awaited: true, known: [])
         receive(600, &state)
-        _ = state.acknowledge(through: 100)
+        _ = state.acknowledge(through: 100, at: 0)
         #expect(state.flushed == Self.start)
         state.number(left.name)
         _ = state.takeTail(sequence: 2)
-        _ = state.acknowledge(through: 1)
+        _ = state.acknowledge(through: 1, at: 0)
         #expect(state.flushed == Self.start)
-        _ = state.acknowledge(through: 2)
+        _ = state.acknowledge(through: 2, at: 0)
         #expect(state.flushed == Self.start + 600)
     }
 
@@ -171,7 +206,7 @@ struct FlushedTests {
                 let room = Int(open.start + open.size - open.received)
                 receive(min(room, Int.random(in: 1...200_000, using: &random)), &state)
                 if state.received == open.start + open.size {
-                    state.close(keepInMemory: 3)
+                    state.close(at: 0, keepInMemory: 3)
                     state.number(PieceName(branch: 1, name: open.name))
                     ends.append((state.sequence, state.received))
                 }
@@ -183,7 +218,7 @@ struct FlushedTests {
             default:
                 guard !ends.isEmpty else { continue }
                 let count = Int.random(in: 1...ends.count, using: &random)
-                _ = state.acknowledge(through: ends[count - 1].sequence)
+                _ = state.acknowledge(through: ends[count - 1].sequence, at: 0)
                 archived = ends[count - 1].end
                 ends.removeFirst(count)
             }

@@ -49,7 +49,7 @@ struct ProgressTests {
         #expect(state.open?.takeTail(sequence: 1) != nil)
         try receive(Int(Self.size) - 1000, at(2), into: &state)
         state.synced = state.received
-        state.close(keepInMemory: 3)
+        state.close(at: 0, keepInMemory: 3)
         #expect(state.progress(at: at(3)).ungiven == .init(bytes: Self.size - 1000, since: at(2)))
         state.unarchived[0].sequence = 2
         #expect(state.progress(at: at(3)) == LogProgress())

@@ -334,13 +334,13 @@ final class Receiver: Sendable {
             let isSpooled = !isBacklog && receiver.ack == .spool
             file = isSpooled ? try receiver.spool.open(name.description) : nil
             let isAwaited = !isBacklog && receiver.ack == .archive
-            receiver.state.withLock { $0.open = OpenSegment(name: name, spooled: isSpooled, awaited: isAwaited, known: known) }
+            receiver.state.withLock { $0.open = OpenSegment(name: name, spooled: isSpooled, awaited: isAwaited, known: known, in: $0.takeSpare()) }
         }
 
         private mutating func closeSegment() throws {
             file = nil
             let waiter = receiver.state.withLock { state in
-                state.close(keepInMemory: Receiver.memoryLimit)
+                state.close(at: monotonic(), keepInMemory: Receiver.memoryLimit)
                 return state.takeWaiter()
             }
             waiter?.resume()
@@ -424,6 +424,7 @@ final class Receiver: Sendable {
             try noteSynced()
             let time = monotonic()
             let (flushed, waiter) = receiver.state.withLock { state in
+                state.dropSpare(at: time)
                 let due = !state.queue.isEmpty || state.isTailDue(at: time, interval: receiver.tail) || state.isClockDue
                 return (state.flushed, due ? state.takeWaiter() : nil)
             }

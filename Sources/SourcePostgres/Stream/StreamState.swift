@@ -25,12 +25,13 @@ struct OpenSegment {
     /// Whether commits may be waiting until the archive has it: then tails are cut as soon as there is something for them.
     var awaited: Bool
 
-    init(name: SegmentName, spooled: Bool, awaited: Bool = false, known: [ResumeState.Tail]) {
+    /// - Parameter buffer: of the segment's size, to be filled; `nil`: a new one.
+    init(name: SegmentName, spooled: Bool, awaited: Bool = false, known: [ResumeState.Tail], in buffer: [UInt8]? = nil) {
         self.name = name.description
         branch = name.timeline.rawValue
         start = name.start.rawValue
         size = name.size.bytes
-        bytes = [UInt8](unsafeUninitializedCapacity: Int(size)) { $1 = Int(name.size.bytes) }
+        bytes = buffer ?? [UInt8](unsafeUninitializedCapacity: Int(size)) { $1 = Int(name.size.bytes) }
         received = start
         given = start
         self.spooled = spooled
@@ -120,6 +121,8 @@ struct StreamState {
         var commit: Moment?
         /// `nil` until it was given out.
         var sequence: UInt64?
+        /// Of a segment that memory has.
+        var bytes: [UInt8]?
     }
     struct Clock {
         var time: Moment
@@ -141,7 +144,11 @@ struct StreamState {
     var aheadSince: Moment?
     /// When the server was heard last; `nil`: not yet.
     var contact: Moment?
-    var lastTail = 0.0
+    /// When log was given out last: as a tail, or because its segment closed.
+    var lastGiven = 0.0
+    /// The content of an archived segment, to be filled again, and since when it lies here: new memory costs the receiver several times
+    /// what filling it does.
+    private var spare: (bytes: [UInt8], since: Double)?
     var pace = TailPace()
     /// The receiver has ended; with the failure to tell after everything in the queue.
     var ended = false
@@ -177,11 +184,11 @@ struct StreamState {
     /// Whether a tail is to be cut now.
     ///
     /// - Parameters:
-    ///   - time: on the clock of `lastTail`, in seconds.
+    ///   - time: on the clock of `lastGiven`, in seconds.
     ///   - interval: longest time that received log waits, in seconds, when no commit waits for it.
     func isTailDue(at time: Double, interval: Double) -> Bool {
         guard let open, open.hasTail else { return false }
-        if ended || stopping || time - lastTail >= pace.interval(of: interval) { return true }
+        if ended || stopping || time - lastGiven >= pace.interval(of: interval) { return true }
         return open.awaited && unarchived.count(where: { $0.name.part != nil }) < Self.tailsUnderWay
     }
 
@@ -200,10 +207,24 @@ struct StreamState {
         if let i = unarchived.firstIndex(where: { $0.name == name && $0.sequence == nil }) { unarchived[i].sequence = sequence }
     }
 
-    /// Everything up to this sequence is in the archive. - Returns: what became so by it.
-    mutating func acknowledge(through sequence: UInt64) -> [Unarchived] {
+    /// Seconds for which a spare content is kept.
+    private static let spareKept = 10.0
+
+    mutating func takeSpare() -> [UInt8]? {
+        defer { spare = nil }
+        return spare?.bytes
+    }
+
+    mutating func dropSpare(at time: Double) { if let spare, time - spare.since > Self.spareKept { self.spare = nil } }
+
+    /// Everything up to this sequence is in the archive.
+    ///
+    /// - Parameter time: on the clock of `lastGiven`.
+    /// - Returns: what became so by it.
+    mutating func acknowledge(through sequence: UInt64, at time: Double) -> [Unarchived] {
         let done = unarchived.filter { $0.sequence.map { $0 <= sequence } ?? false }
         if !done.isEmpty { unarchived.removeAll { $0.sequence.map { $0 <= sequence } ?? false } }
+        if let bytes = done.last(where: { $0.bytes != nil })?.bytes { spare = (bytes, time) }
         return done
     }
 
@@ -215,8 +236,14 @@ struct StreamState {
         queue.reduce(0) { if case .segment(let s) = $1, !s.spooled { $0 + 1 } else { $0 } }
     }
 
-    mutating func close(keepInMemory limit: Int) {
+    /// The open segment is whole: no tail is due for what it had.
+    ///
+    /// - Parameters:
+    ///   - time: on the clock of `lastGiven`.
+    ///   - limit: closed segments that are kept in memory besides the spool.
+    mutating func close(at time: Double, keepInMemory limit: Int) {
         guard let open else { return }
+        lastGiven = time
         let keep = !open.spooled || inMemory < limit
         let closed = ClosedSegment(
             name: open.name, branch: open.branch, start: open.start, end: open.received, bytes: keep ? open.bytes : nil,
@@ -224,7 +251,7 @@ struct StreamState {
         unarchived.append(
             .init(
                 name: PieceName(branch: open.branch, name: open.name), start: open.given, end: open.received, spooled: open.spooled,
-                commit: closed.events.firstCommit(behind: open.given)))
+                commit: closed.events.firstCommit(behind: open.given), bytes: closed.bytes))
         self.open = nil
         queue.append(.segment(closed))
     }
