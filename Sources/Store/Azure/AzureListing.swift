@@ -8,9 +8,10 @@ struct AzurePage: Sendable {
     /// Where to go on; `nil` at the end.
     var marker: String?
 
-    /// - Throws: `.storeUnavailable` for an answer that is no listing.
-    init(_ bytes: [UInt8], unusable: ArchiveError) throws {
-        let root = try XMLElement.parse(withoutMark(bytes))
+    /// - Throws: `DisorderedListing` for an answer that is none.
+    init(_ bytes: [UInt8], unusable: DisorderedListing) throws {
+        let root: XMLElement
+        do { root = try XMLElement.parse(withoutMark(bytes)) } catch { throw DisorderedListing(error) }
         guard root.name == "EnumerationResults", let list = root.first("Blobs") else { throw unusable }
         for element in list.children {
             guard let name = element["Name"] else { throw unusable }
@@ -38,7 +39,7 @@ extension AzureService {
         // A marker that is not taken is the caller's affair.
         let response = try await send(request, accepting: { $0.status == 400 && marker != nil }, to: "list \(description)", needing: "l")
         if response.status == 400 { throw MarkerRefused() }
-        return try AzurePage(response.body, unusable: unusableAnswer(description, request))
+        return try AzurePage(response.body, unusable: DisorderedListing(unusableAnswer(description, request)))
     }
 
     /// The place to go on from is not known any more.

@@ -39,6 +39,10 @@ public final class AzureStore: ObjectStore {
 
     public func list(prefix: String, after key: String?, limit: Int) async throws -> [ObjectInfo] {
         guard limit > 0 else { return [] }
+        return try await listedTwice { try await found(prefix: prefix, after: key, limit: limit) }
+    }
+
+    private func found(prefix: String, after key: String?, limit: Int) async throws -> [ObjectInfo] {
         // Where the place is not known, what follows may still be in the folder of `after`, which is smaller.
         if let key, let slash = key.lastIndex(of: "/"), case let folder = String(key[...slash]), folder.hasPrefix(prefix), folder != prefix,
             places.nearest(service.location.prefix + key, prefix: service.location.prefix + prefix) == nil,
@@ -58,7 +62,7 @@ public final class AzureStore: ObjectStore {
         } catch is AzureService.MarkerRefused {
             places.forget(prefix: whole)
             do { return try await flat(prefix: prefix, from: nil, after: key, limit: limit) } catch is AzureService.MarkerRefused {
-                throw disorder("a marker that the service itself does not take")
+                throw disorder("it goes on with a marker that the service itself does not take")
             }
         }
     }
@@ -75,7 +79,7 @@ public final class AzureStore: ObjectStore {
             var isFull = false
             for blob in answer.blobs where !isFull { isFull = try !page.add(blob.name, size: blob.size, disorder: disorder) }
             guard let next = answer.marker else { return page.found }
-            guard next != marker else { throw disorder("the same page again") }
+            guard next != marker else { throw disorder("it goes on with the same page") }
             if let last = answer.blobs.last { places.add(ListingPlaces.Place(name: last.name, marker: next), prefix: whole) }
             if isFull { return page.found }
             marker = next
@@ -83,6 +87,10 @@ public final class AzureStore: ObjectStore {
     }
 
     public func folders(below prefix: String) async throws -> [String] {
+        try await listedTwice { try await foundFolders(below: prefix) }.sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }
+    }
+
+    private func foundFolders(below prefix: String) async throws -> Set<String> {
         let whole = service.location.prefix + prefix
         var names: Set<String> = []
         var marker: String?
@@ -90,15 +98,14 @@ public final class AzureStore: ObjectStore {
             while true {
                 let answer = try await service.page(prefix: whole, delimiter: "/", limit: Self.largestPage, marker: marker)
                 names.formUnion(answer.prefixes.compactMap { folderName($0, below: whole, isRoot: prefix.isEmpty) })
-                guard let next = answer.marker else { break }
-                guard next != marker else { throw disorder("the same page again") }
+                guard let next = answer.marker else { return names }
+                guard next != marker else { throw disorder("it goes on with the same page") }
                 marker = next
             }
-        } catch is AzureService.MarkerRefused { throw disorder("a marker that the service itself does not take") }
-        return names.sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }
+        } catch is AzureService.MarkerRefused { throw disorder("it goes on with a marker that the service itself does not take") }
     }
 
-    private func disorder(_ what: String) -> ArchiveError { disorderedListing(description, what) }
+    private func disorder(_ what: String) -> DisorderedListing { DisorderedListing(description, what) }
 
     public func examine() async -> [StoreFinding] { await AzureExamination(service, writes).run() }
 }

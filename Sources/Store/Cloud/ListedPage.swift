@@ -20,10 +20,10 @@ struct ListedPage {
     }
 
     /// - Returns: whether more is wanted.
-    mutating func add(_ name: String, size: UInt64, disorder: (String) -> ArchiveError) throws -> Bool {
-        if let last, !last.utf8.lexicographicallyPrecedes(name.utf8) { throw disorder("names that do not ascend") }
+    mutating func add(_ name: String, size: UInt64, disorder: (String) -> DisorderedListing) throws -> Bool {
+        if let last, !last.utf8.lexicographicallyPrecedes(name.utf8) { throw disorder("its names are out of order") }
         last = name
-        guard name.hasPrefix(root + prefix) else { throw disorder("a name that does not begin with what was asked for") }
+        guard name.hasPrefix(root + prefix) else { throw disorder("it has names of elsewhere") }
         let path = String(name.utf8.dropFirst(root.utf8.count)) ?? ""
         guard after.map({ $0.utf8.lexicographicallyPrecedes(path.utf8) }) ?? true, let key = ObjectKey(path), !path.hasPrefix("probe/") else { return true }
         found.append(ObjectInfo(key: key, size: size))
@@ -39,8 +39,27 @@ func folderName(_ name: String, below whole: String, isRoot: Bool) -> String? {
     return folder
 }
 
-func disorderedListing(_ store: String, _ what: String) -> ArchiveError {
-    ArchiveError(
-        .storeUnavailable, "A listing of \(store) has \(what).",
-        remedy: "See whether something between here and the service changes its answers. Tidemark needs listings in byte order of names.")
+/// A listing that cannot be: from something that does not know better, or damaged on its way.
+struct DisorderedListing: Error {
+    let failure: ArchiveError
+
+    init(_ failure: ArchiveError) { self.failure = failure }
+
+    init(_ store: String, _ what: String) {
+        failure = ArchiveError(
+            .storeUnavailable, "A listing of \(store) cannot be: \(what).",
+            remedy: "See whether something between here and the service changes its answers. Tidemark needs listings in byte order of names.")
+    }
+}
+
+extension ObjectStore {
+    /// Lists once more where a listing cannot be: what the service itself says is the same again.
+    ///
+    /// - Throws: `ArchiveError` when it still cannot be; whatever else `list` does.
+    func listedTwice<T>(_ list: () async throws -> T) async throws -> T {
+        do { return try await list() } catch let error as DisorderedListing {
+            notice("\(error.failure.description) It is asked for once more.")
+            do { return try await list() } catch let error as DisorderedListing { throw error.failure }
+        }
+    }
 }

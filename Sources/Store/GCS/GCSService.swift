@@ -165,7 +165,7 @@ final class GCSService: WriteOnceService {
         }
     }
 
-    /// One page of a listing; names are whole ones, with the location's prefix.
+    /// One page of a listing; names are whole ones, with the location's prefix. - Throws: `DisorderedListing` for what is none.
     func page(prefix: String, from start: String?, delimiter: String?, limit: Int, token: String?) async throws -> GCSPage {
         var query: [(name: String, value: String?)] = [("maxResults", "\(limit)"), ("fields", "items(name,size),prefixes,nextPageToken")]
         if !prefix.isEmpty { query.append(("prefix", prefix)) }
@@ -174,7 +174,7 @@ final class GCSService: WriteOnceService {
         if let token { query.append(("pageToken", token)) }
         let request = request(.get, "/o", query)
         let response = try await send(request, accepting: [200], to: "list \(description)", needing: "storage.objects.list")
-        guard let page = try? JSONDecoder().decode(GCSPage.self, from: Data(response.body)) else { throw unreadable(request) }
+        guard let page = try? JSONDecoder().decode(GCSPage.self, from: Data(response.body)) else { throw DisorderedListing(unreadable(request)) }
         return page
     }
 

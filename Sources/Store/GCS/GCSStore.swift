@@ -35,14 +35,18 @@ public final class GCSStore: ObjectStore {
     }
 
     public func list(prefix: String, after key: String?, limit: Int) async throws -> [ObjectInfo] {
+        guard limit > 0 else { return [] }
+        return try await listedTwice { try await found(prefix: prefix, after: key, limit: limit) }
+    }
+
+    private func found(prefix: String, after key: String?, limit: Int) async throws -> [ObjectInfo] {
         let root = service.location.prefix
         var page = ListedPage(root: root, prefix: prefix, after: key, limit: limit)
-        guard limit > 0 else { return [] }
         // The offset is included in what is listed; one before the prefix says nothing.
         let start = key.map { root + $0 }.flatMap { (root + prefix).utf8.lexicographicallyPrecedes($0.utf8) ? $0 : nil }
         try await everyPage(prefix: root + prefix, from: start, delimiter: nil, limit: { min(1000, limit - page.found.count + 1) }) { answer in
             for item in answer.items ?? [] {
-                guard let name = item.name, let size = item.size.flatMap(UInt64.init) else { throw self.disorder("an object without a name or a size") }
+                guard let name = item.name, let size = item.size.flatMap(UInt64.init) else { throw self.disorder("an object in it has no name or no size") }
                 guard try page.add(name, size: size, disorder: self.disorder) else { return false }
             }
             return true
@@ -52,10 +56,13 @@ public final class GCSStore: ObjectStore {
 
     public func folders(below prefix: String) async throws -> [String] {
         let whole = service.location.prefix + prefix
-        var names: Set<String> = []
-        try await everyPage(prefix: whole, from: nil, delimiter: "/", limit: { 1000 }) { answer in
-            names.formUnion((answer.prefixes ?? []).compactMap { folderName($0, below: whole, isRoot: prefix.isEmpty) })
-            return true
+        let names = try await listedTwice {
+            var names: Set<String> = []
+            try await everyPage(prefix: whole, from: nil, delimiter: "/", limit: { 1000 }) { answer in
+                names.formUnion((answer.prefixes ?? []).compactMap { folderName($0, below: whole, isRoot: prefix.isEmpty) })
+                return true
+            }
+            return names
         }
         return names.sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }
     }
@@ -68,12 +75,12 @@ public final class GCSStore: ObjectStore {
         while true {
             let page = try await service.page(prefix: prefix, from: start, delimiter: delimiter, limit: limit(), token: token)
             guard try take(page), let next = page.nextPageToken, !next.isEmpty else { return }
-            guard next != token else { throw disorder("the same page again") }
+            guard next != token else { throw disorder("it goes on with the same page") }
             token = next
         }
     }
 
-    private func disorder(_ what: String) -> ArchiveError { disorderedListing(description, what) }
+    private func disorder(_ what: String) -> DisorderedListing { DisorderedListing(description, what) }
 
     public func examine() async -> [StoreFinding] { await GCSExamination(service, writes).run() }
 }

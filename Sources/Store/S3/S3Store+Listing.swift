@@ -64,12 +64,7 @@ extension S3Store {
             ]
             if let delimiter { query.append(("delimiter", delimiter)) }
             if let token { query.append(("continuation-token", token)) } else if let last, last != root { query.append(("start-after", last)) }
-            let (page, end): (Page, String?)
-            do { (page, end) = try read(try await ask(query), root: root, prefix: root + prefix, after: last) } catch let error as Odd {
-                // It may have been damaged on its way: what the server itself says is the same again.
-                notice("\(error.failure.description) It is asked once more.")
-                do { (page, end) = try read(try await ask(query), root: root, prefix: root + prefix, after: last) } catch let error as Odd { throw error.failure }
-            }
+            let (page, end) = try await listedTwice { try read(try await ask(query), root: root, prefix: root + prefix, after: last) }
             if let end { last = end }
             guard try take(page), let next = page.token else { return }
             // A server may have nothing for us on a page, but not for ever.
@@ -90,16 +85,7 @@ extension S3Store {
         return try XMLElement.parse(response.body)
     }
 
-    /// A list that cannot be.
-    private struct Odd: Error {
-        var failure: ArchiveError
-    }
-
-    private func odd(_ why: String) -> Odd {
-        Odd(
-            failure: ArchiveError(
-                .storeUnavailable, "\(description) answered oddly to ListObjectsV2: \(why).", remedy: "See what stands between here and the service."))
-    }
+    private func odd(_ why: String) -> DisorderedListing { DisorderedListing(description, why) }
 
     /// - Returns: the page, and the last name on it as the server has it, foreign ones included.
     private func read(_ answer: XMLElement, root: String, prefix: String, after: String?) throws -> (Page, String?) {
@@ -148,6 +134,10 @@ extension S3Store {
         }
     }
 
+    private func oddRemoval(_ why: String) -> ArchiveError {
+        ArchiveError(.storeUnavailable, "The answer of \(description) to DeleteObjects cannot be: \(why).", remedy: "See what stands between here and the service.")
+    }
+
     /// - Returns: `false` when the server does not know this request.
     private func removeBatch(_ keys: [ObjectKey]) async throws -> Bool {
         let root = service.location.prefix
@@ -169,11 +159,11 @@ extension S3Store {
             }
             guard response.status == 200 else { throw answer.error(.deleteMany, service.location, key: nil, skew: service.skew) }
             let result = try XMLElement.parse(response.body)
-            guard result.name == "DeleteResult" || result.name == "DeleteObjectsResult" else { throw odd("the answer to DeleteObjects is none") }
+            guard result.name == "DeleteResult" || result.name == "DeleteObjectsResult" else { throw oddRemoval("it is none") }
             failures = [:]
             for error in result.all("Error") {
                 guard let key = error["Key"], error["Code"] != "NoSuchKey" else { continue }
-                guard left.contains(key) else { throw odd("it failed to delete what nobody asked for") }
+                guard left.contains(key) else { throw oddRemoval("it failed to delete what nobody asked for") }
                 failures[key] = shownCode(error["Code"]) ?? "no reason"
             }
             guard !failures.isEmpty else { return true }
