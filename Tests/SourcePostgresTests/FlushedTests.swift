@@ -141,6 +141,13 @@ struct FlushedTests {
         _ = state.acknowledge(through: 3, at: 50)
         state.dropSpare(at: 60.5)
         #expect(state.takeSpare() == nil)
+
+        for time in [61.0, 62, 63] {
+            state.open = OpenSegment(name: try name(at: state.received), spooled: false, known: [])
+            try fillAndClose(at: time)
+        }
+        #expect(state.unarchived.count == 3)
+        #expect(state.unarchived.count { $0.bytes != nil } == 1, "a piece that is stuck holds no memory back but its own")
     }
 
     @Test("a spooled segment that was closed before its last flush holds back what comes without the spool behind it")

@@ -14,8 +14,9 @@ private final class FaultyService: WriteOnceService {
         var losses = 0
         /// After them the service is away.
         var fails = false
-        /// The next readings are damaged on the way.
+        /// The next readings, and checksums told, are damaged on the way.
         var damagedReads = 0
+        var damagedLooks = 0
         var writers = 0
         var creations = 0
     }
@@ -52,8 +53,11 @@ private final class FaultyService: WriteOnceService {
     func look(at key: ObjectKey) async throws -> StoredState? {
         state.withLock { state in
             guard key != WriteOnce<FaultyService>.probe else { return StoredState(size: 1) }
+            let damage: UInt32 = state.damagedLooks > 0 ? 1 : 0
+            state.damagedLooks -= Int(damage)
             return state.bytes.map {
-                StoredState(size: UInt64($0.count), crc32c: tellsChecksum ? Fingerprint($0).crc32c : nil, version: "\(state.version)", writer: state.writer)
+                StoredState(
+                    size: UInt64($0.count), crc32c: tellsChecksum ? Fingerprint($0).crc32c ^ damage : nil, version: "\(state.version)", writer: state.writer)
             }
         }
     }
@@ -108,10 +112,10 @@ struct WriteOnceTests {
         #expect(service.state.withLock { $0.bytes } == present)
     }
 
-    @Test("a reading that was damaged on its way makes no stranger of the same bytes")
-    func reading() async throws {
-        let service = FaultyService(tellsChecksum: false)
-        service.state.withLock { ($0.bytes, $0.writer, $0.damagedReads) = (bytes, "somebody", 1) }
+    @Test("a reading or a checksum that was damaged on its way makes no stranger of the same bytes", arguments: [true, false])
+    func reading(_ tellsChecksum: Bool) async throws {
+        let service = FaultyService(tellsChecksum: tellsChecksum)
+        service.state.withLock { ($0.bytes, $0.writer, $0.damagedReads, $0.damagedLooks) = (bytes, "somebody", 1, 1) }
         try await WriteOnce(service) { _ in }.put(bytes, at: key)
         #expect(service.state.withLock { $0.bytes } == bytes)
     }

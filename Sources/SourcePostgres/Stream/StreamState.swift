@@ -121,7 +121,7 @@ struct StreamState {
         var commit: Moment?
         /// `nil` until it was given out.
         var sequence: UInt64?
-        /// Of a segment that memory has.
+        /// Of one segment at most, to become the spare: those behind a piece that is stuck may be many.
         var bytes: [UInt8]?
     }
     struct Clock {
@@ -224,7 +224,7 @@ struct StreamState {
     mutating func acknowledge(through sequence: UInt64, at time: Double) -> [Unarchived] {
         let done = unarchived.filter { $0.sequence.map { $0 <= sequence } ?? false }
         if !done.isEmpty { unarchived.removeAll { $0.sequence.map { $0 <= sequence } ?? false } }
-        if let bytes = done.last(where: { $0.bytes != nil })?.bytes { spare = (bytes, time) }
+        if let bytes = done.lazy.compactMap(\.bytes).first { spare = (bytes, time) }
         return done
     }
 
@@ -251,7 +251,7 @@ struct StreamState {
         unarchived.append(
             .init(
                 name: PieceName(branch: open.branch, name: open.name), start: open.given, end: open.received, spooled: open.spooled,
-                commit: closed.events.firstCommit(behind: open.given), bytes: closed.bytes))
+                commit: closed.events.firstCommit(behind: open.given), bytes: unarchived.contains { $0.bytes != nil } ? nil : closed.bytes))
         self.open = nil
         queue.append(.segment(closed))
     }

@@ -188,14 +188,14 @@ final class WriteOnce<Service: WriteOnceService>: Sendable {
     /// - Throws: `.objectExists` when another's bytes are there.
     private func standing(_ bytes: [UInt8], _ mark: Fingerprint, at key: ObjectKey) async throws -> Standing {
         guard let found = try await service.look(at: key) else { return .nothing }
-        var isSame = found.matches(mark)
-        if isSame == nil {
+        var isSame = found.matches(mark) == true
+        if !isSame, found.size == mark.size {
             do {
-                // Twice, since what differs may have been damaged on the way here.
-                for _ in 0..<2 where isSame != true { isSame = try await service.get(key, range: nil) == bytes }
+                // Twice, since what differs may have been damaged on the way here, as may the checksum.
+                for _ in 0..<2 where !isSame { isSame = try await service.get(key, range: nil) == bytes }
             } catch let error as ArchiveError where error.code == .objectMissing { return .nothing }
         }
-        if isSame == true { return .same }
+        if isSame { return .same }
         guard let writer = mark.writer, found.writer == writer, let version = found.version else {
             throw ArchiveError.objectExists(key, in: service.description)
         }
