@@ -15,6 +15,8 @@ TIDEMARK="$TM_WORK/tidemark"
 TARGET="$TM_WORK/target"
 DAMAGED="$TM_WORK/damaged"
 restore() { "$TIDEMARK" restore --bindir "$BIN" "$@"; }
+packs() { find "$ARCHIVE/log/default" -name '*.tar.zst' | wc -l; }
+has_packs() { [ "$(packs)" -ge "$1" ]; }
 
 step "An archive of both sources, its agent stopped"
 make_world "$1" 3
@@ -24,7 +26,10 @@ start_load 2 0.02
 start_agent
 wait_for "both logs in the archive" 60 list_has_logs main default || { tail -20 "$TM_WORK/agent.log" >&2; exit 1; }
 tidemark_or_die backup --config "$CONFIG"
+# The first may have entries that the base has, which no restore reads; those behind it, and all before the one of the target, are read whole.
+enough=$(( $(packs) + 3 ))
 for n in 1 2 3 4; do sql "$PG" "CREATE TABLE part_$n(n int); INSERT INTO part_$n VALUES (1); SELECT pg_switch_wal()" >/dev/null; sleep 0.3; done
+wait_for "packs behind the base" 60 has_packs "$enough"
 T="$(time_now)"
 sleep 0.2
 stop_load
